@@ -1,0 +1,274 @@
+"""The command. Everything heavy is imported inside the subcommand that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frontrunner.errors import ConfigError, FrontrunnerError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HYDRA_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 only when what was asked for is there."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    parser = _parser()
+    known, rest = parser.parse_known_args(words)
+    if known.command is None:
+        parser.print_help()
+        return 0
+    if rest and not hasattr(known, "overrides"):
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    try:
+        return known.function(known, [*getattr(known, "overrides", []), *rest]) or 0
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("frontrunner: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except (FrontrunnerError, OSError) as error:
+        if debug:
+            raise
+        print(f"frontrunner: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="frontrunner",
+        description="Run multi-objective deep-learning methods and compare the fronts they reach.",
+        epilog="Add --debug to any command for a traceback. Overrides are Hydra's: key=value.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str, overrides: bool = False) -> Any:
+        sub = commands.add_parser(name, help=text, description=text)
+        if overrides:
+            sub.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. seed=3")
+        sub.set_defaults(function=function)
+        return sub
+
+    sub = command("run", _run, "one run; -m makes it a sweep on this machine", overrides=True)
+    sub.add_argument(
+        "-m", "--multirun", action="store_true", help="sweep over comma-separated values"
+    )
+    sub.add_argument("-c", "--cfg", choices=["job", "hydra", "all"], help="print the configuration")
+    command("check", _check, "compose and validate every cell, run nothing", overrides=True)
+    sub = command("list", _list, "methods, tasks, models, evaluators, experiments")
+    sub.add_argument("group", nargs="?", help="one group only")
+    sub = command("compare", _compare, "fronts side by side: indicators, statistics, report")
+    sub.add_argument("directories", nargs="+", metavar="DIR", type=Path)
+    sub.add_argument("--reference-point", metavar="X,Y", help="hypervolume reference for all")
+    sub.add_argument("--baseline", metavar="LABEL", help="test every other label against this one")
+    sub.add_argument("--out", type=Path, help="where the report goes (default: DIR/compare)")
+    sub = command("export", _export, "the model for a preference, as an ordinary checkpoint")
+    sub.add_argument("run", metavar="RUN", type=Path)
+    sub.add_argument("--preference", required=True, metavar="P,Q", help="one entry per objective")
+    sub.add_argument("--out", required=True, metavar="DIR", type=Path)
+    return parser
+
+
+# ---------------------------------------------------------------------- run and check
+
+
+def _run(known: argparse.Namespace, words: list[str]) -> int:
+    from frontrunner import config as configuration
+
+    if known.cfg:
+        return _print_config(known.cfg, words)
+    if known.multirun:
+        return _multirun(words)
+    cells = configuration.expand(words)
+    if len(cells) > 1:
+        raise ConfigError(f"these overrides make {len(cells)} runs; add -m to sweep over them")
+    from frontrunner import run as runs
+
+    done = runs.run(words)
+    _print_run(done)
+    return 0
+
+
+def _print_config(what: str, words: list[str]) -> int:
+    from omegaconf import OmegaConf
+
+    from frontrunner import config as configuration
+
+    if what != "job":
+        return _hydra_main(lambda config: None, ["--cfg", what, *words])
+    print(OmegaConf.to_yaml(configuration.compose(words), resolve=True), end="")
+    return 0
+
+
+def _print_run(done: Any) -> None:
+    summary = done.front.indicators()
+    reference = done.front.reference_point
+    print(f"{done.directory}")
+    print(
+        f"  hypervolume {summary['hypervolume']:.6g} at reference {_numbers(reference)}, "
+        f"{summary['nondominated']} of {summary['points']} points non-dominated, "
+        f"range {_numbers(summary['range'])}"
+    )
+
+
+def _multirun(words: list[str]) -> int:
+    """Every cell, as Hydra's launcher runs them; a failed cell does not stop the others."""
+    from frontrunner import config as configuration
+    from frontrunner import run as runs
+
+    cells = configuration.expand([w for w in words if not w.startswith("hydra")])
+    in_process = not any(w.startswith(("hydra/launcher=", "hydra/sweeper=")) for w in words)
+    if in_process:
+        _check_cells(cells)
+    finished: list[Path] = []
+    failed: list[str] = []
+
+    def task(config: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        overrides = list(HydraConfig.get().overrides.task)
+        number = len(finished) + len(failed) + 1
+        try:
+            resolved = configuration.compose(overrides)
+            directory, _ = runs.locate(resolved)
+            print(f"[{number}/{len(cells)}] {directory}", file=sys.stderr, flush=True)
+            finished.append(runs.execute(resolved, overrides).directory)
+        except (FrontrunnerError, OSError) as error:
+            if not in_process:
+                raise
+            print(f"  failed: {_one_line(error)}", file=sys.stderr, flush=True)
+            failed.append(f"{' '.join(overrides)}: {_one_line(error)}")
+
+    code = _hydra_main(task, ["--multirun", *configuration.search_path(), *words])
+    if in_process:
+        print(f"{len(finished)} of {len(cells)} runs done", file=sys.stderr)
+        for line in failed:
+            print(f"  failed: {line}", file=sys.stderr)
+    return 1 if failed else code
+
+
+def _hydra_main(task: Any, words: list[str]) -> int:
+    """The only use of Hydra's own main, so that a new version of it is a change in one place."""
+    import hydra
+
+    from frontrunner.config import conf_dir
+
+    before = sys.argv
+    sys.argv = ["frontrunner", *words]
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _check(known: argparse.Namespace, words: list[str]) -> int:
+    from frontrunner import config as configuration
+
+    for directory in _check_cells(configuration.expand(words)):
+        print(f"ok  {directory}")
+    return 0
+
+
+def _check_cells(cells: list[list[str]]) -> list[Path]:
+    """Validate every cell before the first one runs."""
+    from frontrunner import config as configuration
+    from frontrunner import run as runs
+
+    directories = []
+    for cell in cells:
+        try:
+            directories.append(runs.check(configuration.compose(cell)))
+        except FrontrunnerError as error:
+            where = f" (in {' '.join(cell)})" if len(cells) > 1 else ""
+            raise type(error)(f"{error}{where}") from None
+    return directories
+
+
+# ---------------------------------------------------------------------- list, compare, export
+
+
+def _list(known: argparse.Namespace, words: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from frontrunner import config as configuration
+
+    names = [known.group] if known.group else configuration.groups()
+    console = Console()
+    for name in names:
+        table = Table(
+            title=name, title_justify="left", box=None, show_header=False, title_style="bold"
+        )
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for option, text in configuration.describe(name).items():
+            table.add_row(option, text)
+        console.print(table)
+    return 0
+
+
+def _compare(known: argparse.Namespace, words: list[str]) -> int:
+    from frontrunner.front.collect import collect
+    from frontrunner.front.compare import compare
+    from frontrunner.front.report import save
+
+    entries = collect(known.directories)
+    for skipped in entries.skipped:
+        print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
+    reference = _floats(known.reference_point, "--reference-point")
+    comparison = compare(entries, reference_point=reference, baseline=known.baseline)
+    out = known.out or _default_out(known.directories[0])
+    paths = save(comparison, entries, out)
+    print(comparison.table())
+    print(f"\nreport: {paths['report']}")
+    return 0
+
+
+def _default_out(first: Path) -> Path:
+    return (first if first.is_dir() else first.parent) / "compare"
+
+
+def _export(known: argparse.Namespace, words: list[str]) -> int:
+    from frontrunner.pareto_sets.base import export
+    from frontrunner.run import load
+
+    preference = _floats(known.preference, "--preference")
+    assert preference is not None
+    module = export(load(known.run).pareto_set, preference, known.out)
+    print(f"{known.out}: {sum(p.numel() for p in module.parameters())} parameters")
+    return 0
+
+
+# ---------------------------------------------------------------------- words
+
+
+def _floats(text: str | None, option: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(x) for x in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: give numbers separated by commas") from None
+
+
+def _numbers(values: Any) -> str:
+    return "(" + ", ".join(f"{float(v):.4g}" for v in values) + ")"
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

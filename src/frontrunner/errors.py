@@ -1,0 +1,49 @@
+"""The errors a user can cause, each worded as one line that says what to change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FrontrunnerError(Exception):
+    """Base of every error this package raises on purpose; the command prints it as one line."""
+
+
+class ConfigError(FrontrunnerError):
+    """A configuration key or value that cannot be run."""
+
+
+class DataError(FrontrunnerError):
+    """A data file that is missing or malformed."""
+
+
+class FrontError(FrontrunnerError):
+    """Objective values, preferences or fronts that cannot be used or compared."""
+
+
+class SplitError(FrontrunnerError):
+    """The test split was asked for before the front was frozen."""
+
+
+class RunError(FrontrunnerError):
+    """A run directory that cannot be read, continued or claimed."""
+
+
+class DivergenceError(FrontrunnerError):
+    """Training produced a non-finite number; ``step`` is the training step it was seen at."""
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the closest valid words, or all of them if few."""
+    words = sorted({str(v) for v in valid})
+    close = difflib.get_close_matches(word, words, n=2, cutoff=0.6)
+    if close:
+        return "; did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+    if words and len(words) <= 12:
+        return "; valid: " + ", ".join(words)
+    return ""

@@ -1,0 +1,1 @@
+"""Evaluators turn a Pareto set into a front."""

@@ -1,0 +1,215 @@
+"""What a comparison may and may not say: its warnings and its conclusions, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from frontrunner.front import statistics
+from frontrunner.front.collect import Entry
+from frontrunner.front.text import listed, number, signed
+
+if TYPE_CHECKING:
+    from frontrunner.front.comparison import Comparison, Pair
+
+BUDGET_TOLERANCE = 0.10
+"""Forward passes may differ by this share between methods before it is called unfair."""
+
+
+def level(confidence: float) -> float:
+    """Level of the tests, 1 - confidence, without the rounding error of the subtraction."""
+    return round(1.0 - confidence, 12)
+
+
+def add(comparison: Comparison, entries: Sequence[Entry], notes: Sequence[str]) -> Comparison:
+    """The comparison with its warnings (``notes`` first) and conclusions."""
+    return replace(
+        comparison,
+        warnings=(*notes, *_warnings(comparison, entries)),
+        conclusions=tuple(_conclusions(comparison)),
+    )
+
+
+# ---------------------------------------------------------------------- warnings
+
+
+def _warnings(c: Comparison, entries: Sequence[Entry]) -> list[str]:
+    out = [f"{s.path} was left out: {s.reason}" for s in c.skipped]
+    if c.reference_source == "derived":
+        out.append(
+            "the reference point was derived from these fronts: hypervolumes change when a front "
+            "is added; give the task's own to compare with other tables"
+        )
+    if c.union_hypervolume == 0:
+        out.append("no point is strictly better than the reference point: all hypervolumes are 0")
+    flat = [o.name for o, a, b in zip(c.objectives, c.ideal, c.nadir, strict=True) if a == b]
+    if flat:
+        out.append(f"all points have the same value of {listed(flat)}")
+    if c.hypervolume_method != "exact":
+        out.append(f"with {len(c.objectives)} objectives the hypervolume is an estimate")
+    for key in ("task", "split"):
+        silent = sum(e.front.info.get(key) is None for e in entries)
+        if silent and getattr(c, key) is not None:
+            out.append(f"{silent} of {len(entries)} fronts do not say their {key}")
+    evaluators = {str(e.front.info["evaluator"]) for e in entries if e.front.info.get("evaluator")}
+    if len(evaluators) > 1:
+        out.append(f"the fronts come from different evaluators: {listed(sorted(evaluators))}")
+    return out + _seeds(c) + _points(c) + _budgets(c)
+
+
+def _seeds(c: Comparison) -> list[str]:
+    out = []
+    every = sorted({s for g in c.groups for s in g.seeds})
+    for g in c.groups:
+        unnamed = len(g.runs) - len(g.seeds)
+        if unnamed:
+            out.append(f"'{g.label}': {_runs(unnamed)} without a seed cannot be paired with others")
+        missing = [s for s in every if s not in g.seeds]
+        if missing and g.seeds:
+            out.append(f"'{g.label}' lacks {_seed_list(missing)}, which others have")
+    few = [f"'{g.label}' ({_runs(len(g.runs))})" for g in c.groups if len(g.runs) < 3]
+    if few:
+        out.append(f"fewer than 3 runs: {listed(few)}; spread and intervals say little")
+    return out
+
+
+def _points(c: Comparison) -> list[str]:
+    out = []
+    counts = {g.label: sorted({int(r.indicators["points"] or 0) for r in g.runs}) for g in c.groups}
+    if len({n for ns in counts.values() for n in ns}) > 1:
+        said = [f"'{k}' {' or '.join(map(str, ns))}" for k, ns in counts.items()]
+        out.append(f"the fronts have different numbers of points: {listed(said)}")
+    for g in c.groups:
+        total = sum(int(r.indicators["points"] or 0) for r in g.runs)
+        beyond = sum(int(r.indicators["beyond_reference"] or 0) for r in g.runs)
+        if beyond:
+            out.append(
+                f"'{g.label}': {beyond} of {total} points lie beyond the reference point and add "
+                "nothing to the hypervolume"
+            )
+        dominated = round(
+            sum(
+                (1 - (r.indicators["nondominated_share"] or 0)) * (r.indicators["points"] or 0)
+                for r in g.runs
+            )
+        )
+        if dominated:
+            out.append(
+                f"'{g.label}': {dominated} of {total} points are dominated within their own run"
+            )
+    return out
+
+
+def _budgets(c: Comparison) -> list[str]:
+    passes = {g.label: s.mean for g in c.groups if (s := g.statistics["forward_passes"])}
+    silent = [f"'{g.label}'" for g in c.groups if g.label not in passes]
+    out = []
+    if passes and silent:
+        out.append(f"forward passes are unknown for {listed(silent)}: budgets cannot be compared")
+    if len(passes) > 1:
+        low, high = min(passes, key=passes.__getitem__), max(passes, key=passes.__getitem__)
+        if passes[high] > (1 + BUDGET_TOLERANCE) * passes[low]:
+            factor = f"{passes[high] / passes[low]:.2g} times" if passes[low] else "more than"
+            out.append(
+                f"budgets differ: '{high}' used {factor} the forward passes of '{low}' "
+                f"({number(passes[high])} and {number(passes[low])})"
+            )
+    return out
+
+
+# ---------------------------------------------------------------------- conclusions
+
+
+def _conclusions(c: Comparison) -> list[str]:
+    if len(c.groups) == 1:
+        return [f"Only '{c.groups[0].label}' is here: it is described, and compared with nothing."]
+    tested = [p for p in c.pairs if p.test.p is not None]
+    out = [_found(c, p, len(tested)) for p in tested if p.possible]
+    out += _impossible(c, [p for p in tested if not p.possible], len(tested))
+    unpaired = [f"'{p.a}' and '{p.b}'" for p in c.pairs if p.test.p is None]
+    if unpaired:
+        out.append(f"Not tested, since they share no seed: {'; '.join(unpaired)}.")
+    out += _dominance(c)
+    where = f"the {c.split} split" if c.split else "these data"
+    out.append(
+        "The tests concern the hypervolume at this reference point, on "
+        f"{where} and over these seeds; the other indicators are described, not tested."
+    )
+    return out
+
+
+def _found(c: Comparison, p: Pair, tests: int) -> str:
+    seeds = f"{len(p.seeds)} shared seeds"
+    holm = f"p = {number(p.adjusted)}" + (f" after Holm over {tests} tests" if tests > 1 else "")
+    assert p.difference is not None
+    if not p.significant:
+        return (
+            f"No difference in hypervolume between '{p.a}' and '{p.b}' is shown on {seeds} "
+            f"({_difference(c, p)}; {holm}); that is not evidence that they are equal."
+        )
+    a, b = (p.a, p.b) if p.difference.mean > 0 else (p.b, p.a)
+    return (
+        f"'{a}' reaches a larger hypervolume than '{b}' on {seeds} ({_difference(c, p)}; {holm})."
+    )
+
+
+def _difference(c: Comparison, p: Pair) -> str:
+    d = p.difference
+    assert d is not None
+    text = f"'{p.a}' minus '{p.b}': {signed(d.mean)}"
+    if d.low is not None and d.high is not None:
+        text += f", {100 * c.confidence:g} % interval {signed(d.low)} to {signed(d.high)}"
+    return text
+
+
+def _impossible(c: Comparison, pairs: Sequence[Pair], tests: int) -> list[str]:
+    """One sentence for all pairs with as few seeds as each other."""
+    out = []
+    alpha = level(c.confidence)
+    for n in sorted({p.test.n for p in pairs}):
+        mine = [p for p in pairs if p.test.n == n]
+        least = f"the smallest possible two-sided p is {number(statistics.smallest_p(n))}"
+        if tests > 1:
+            least += f", before Holm's correction over {tests} tests"
+        if len(mine) <= 3:
+            names = "; ".join(f"'{p.a}' and '{p.b}' ({_difference(c, p)})" for p in mine)
+        else:
+            names = f"{len(mine)} pairs, whose observed differences are in the table of tests"
+        out.append(
+            f"With {n} shared {'seed' if n == 1 else 'seeds'} no difference can be significant at "
+            f"the {100 * alpha:g} % level, whatever the data: {least}. At least "
+            f"{statistics.seeds_needed(tests, alpha)} shared seeds are needed. Undecided: {names}."
+        )
+    return out
+
+
+def _dominance(c: Comparison) -> list[str]:
+    """Pairs in which one side covers the other whole: true whatever the reference point."""
+    out = []
+    for a in c.groups:
+        beaten: dict[str, list[str]] = {}
+        for b in c.groups:
+            if a is b or c.coverage[a.label][b.label] < 1 or c.coverage[b.label][a.label] == 1:
+                continue
+            over = "on every shared seed" if set(a.seeds) & set(b.seeds) else "in every run"
+            beaten.setdefault(over, []).append(f"'{b.label}'")
+        out += [
+            f"Every point of {listed(labels)} is matched or dominated by a point of '{a.label}' "
+            f"{over}, which holds for any reference point."
+            for over, labels in beaten.items()
+        ]
+    return out
+
+
+# ---------------------------------------------------------------------- words
+
+
+def _runs(n: int) -> str:
+    return f"{n} run" if n == 1 else f"{n} runs"
+
+
+def _seed_list(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {listed([str(s) for s in np.unique(seeds)])}"

@@ -1,0 +1,348 @@
+"""Plotly figures of fronts, for pages that are read in a browser."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frontrunner.front import attainment
+from frontrunner.front.collect import Entry
+from frontrunner.front.plots import GRID, INK, colour, heights
+from frontrunner.front.text import number
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from frontrunner.front.objective import Objective
+
+Array = NDArray[np.float64]
+
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
+SOLID_SYMBOLS = ("circle", "square", "diamond", "cross", "x")
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+
+
+def fronts(entries: Sequence[Entry], reference: Array | None = None) -> list[tuple[str, Figure]]:
+    """The fronts, each figure with the caption that explains it.
+
+    Two objectives: points and 50 % attainment surfaces. Three: a view in space and the projections.
+    More: parallel coordinates. ``reference`` is in the objectives' own units.
+    """
+    groups = groups_of(entries)
+    objectives = entries[0].front.objectives
+    m = len(objectives)
+    several = any(len(g) > 1 for g in groups.values())
+    if m == 2:
+        caption = "Every point is one solution; the line is the " + (
+            "surface that half of a method's runs attain." if several else "boundary they attain."
+        )
+        return [(f"{caption} Hollow points are dominated.", _plane(groups, reference))]
+    if m == 3:
+        return [
+            ("Drag to turn. Hollow points are dominated.", _space(groups)),
+            ("The same points, two objectives at a time.", _projections(groups)),
+        ]
+    return [
+        (
+            "One line per solution; upwards is better on every axis, whose ends are the best and "
+            "the worst value of all fronts. Dotted lines are dominated.",
+            _parallel(groups),
+        )
+    ]
+
+
+# ---------------------------------------------------------------------- fronts
+
+
+def _plane(groups: dict[str, list[Entry]], reference: Array | None) -> Figure:
+    import plotly.graph_objects as go
+
+    objectives = next(iter(groups.values()))[0].front.objectives
+    signs = np.array([o.sign for o in objectives])
+    values = np.vstack([e.front.values for g in groups.values() for e in g])
+    low, high = values.min(axis=0), values.max(axis=0)
+    span = np.where(high > low, high - low, np.maximum(np.abs(high), 1.0))
+    near = reference is not None and bool(
+        ((reference > low - 0.35 * span) & (reference < high + 0.35 * span)).all()
+    )
+    if near:
+        assert reference is not None
+        low, high = np.minimum(low, reference), np.maximum(high, reference)
+    low, high = low - 0.05 * span, high + 0.05 * span
+    worst = np.maximum(low * signs, high * signs)
+    figure = new_figure(height=560)
+    for k, (label, group) in enumerate(groups.items()):
+        light = 0.4 if len(group) > 1 else 0.9
+        figure.add_trace(key_trace(k, label))
+        for e in group:
+            figure.add_trace(
+                go.Scatter(
+                    x=e.front.values[:, 0],
+                    y=e.front.values[:, 1],
+                    mode="markers",
+                    marker=marker_of(e, k, light),
+                    name=html.escape(label),
+                    legendgroup=label,
+                    showlegend=False,
+                    **hover(e),
+                )
+            )
+        half = attainment.surface([e.front.minimised for e in group]).points
+        assert half is not None
+        line = attainment.staircase(half, worst) * signs
+        figure.add_trace(line_trace(line, k, label))
+    if near:
+        assert reference is not None
+        figure.add_trace(
+            go.Scatter(
+                x=[reference[0]],
+                y=[reference[1]],
+                mode="markers",
+                marker={"symbol": "cross-thin", "size": 13, "line": {"width": 2, "color": INK}},
+                name="reference point",
+                hovertemplate="reference point<br>%{x}, %{y}<extra></extra>",
+            )
+        )
+    name_axes(figure, *objectives)
+    figure.update_xaxes(range=[low[0], high[0]])
+    figure.update_yaxes(range=[low[1], high[1]])
+    return figure
+
+
+def _space(groups: dict[str, list[Entry]]) -> Figure:
+    import plotly.graph_objects as go
+
+    objectives = next(iter(groups.values()))[0].front.objectives
+    figure = new_figure(height=600)
+    for k, (label, group) in enumerate(groups.items()):
+        figure.add_trace(key_trace(k, label, symbol=SOLID_SYMBOLS[k % len(SOLID_SYMBOLS)]))
+        for e in group:
+            mask = e.front.nondominated()
+            symbol = SOLID_SYMBOLS[k % len(SOLID_SYMBOLS)]
+            figure.add_trace(
+                go.Scatter3d(
+                    x=e.front.values[:, 0],
+                    y=e.front.values[:, 1],
+                    z=e.front.values[:, 2],
+                    mode="markers",
+                    marker={
+                        "color": colour(k),
+                        "size": 4.5,
+                        "opacity": 0.85,
+                        "symbol": [symbol if on else "circle-open" for on in mask],
+                    },
+                    name=html.escape(label),
+                    legendgroup=label,
+                    showlegend=False,
+                    **hover(e),
+                )
+            )
+    axis = {"gridcolor": GRID, "backgroundcolor": "#FAFBFC", "showbackground": True, "nticks": 6}
+    titles = [{"title": {"text": html.escape(o.label)}, **axis} for o in objectives]
+    figure.update_layout(
+        scene=dict(zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)),
+        scene_camera={
+            "eye": {"x": 1.6, "y": 1.6, "z": 0.85},
+            "center": {"x": 0, "y": 0, "z": -0.14},
+        },
+        margin={"l": 0, "r": 0, "t": 40, "b": 10},
+    )
+    # The legend's keys are flat traces; their axes stay out of sight.
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def _projections(groups: dict[str, list[Entry]]) -> Figure:
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    objectives = next(iter(groups.values()))[0].front.objectives
+    figure = styled(make_subplots(1, 3, horizontal_spacing=0.09), height=400)
+    for column, (i, j) in enumerate(combinations(range(3), 2), start=1):
+        for k, (label, group) in enumerate(groups.items()):
+            if column == 1:
+                figure.add_trace(key_trace(k, label), row=1, col=1)
+            for e in group:
+                figure.add_trace(
+                    go.Scatter(
+                        x=e.front.values[:, i],
+                        y=e.front.values[:, j],
+                        mode="markers",
+                        marker=marker_of(e, k, 0.7),
+                        name=html.escape(label),
+                        legendgroup=label,
+                        showlegend=False,
+                        **hover(e),
+                    ),
+                    row=1,
+                    col=column,
+                )
+        figure.update_xaxes(title_text=html.escape(objectives[i].label), row=1, col=column)
+        figure.update_yaxes(title_text=html.escape(objectives[j].label), row=1, col=column)
+    return figure
+
+
+def _parallel(groups: dict[str, list[Entry]]) -> Figure:
+    import plotly.graph_objects as go
+
+    objectives = next(iter(groups.values()))[0].front.objectives
+    m = len(objectives)
+    mapped, worst, best = heights({k: [e.front for e in g] for k, g in groups.items()})
+    total = sum(len(run) for runs in mapped for run in runs)
+    figure = new_figure(height=540)
+    for k, ((label, group), runs) in enumerate(zip(groups.items(), mapped, strict=True)):
+        figure.add_trace(key_trace(k, label, mode="lines"))
+        for e, run in zip(group, runs, strict=True):
+            mask = e.front.nondominated()
+            for rows, dash in ((np.flatnonzero(mask), "solid"), (np.flatnonzero(~mask), "dot")):
+                if len(rows) == 0:
+                    continue
+                # A gap after every point, so that one trace holds all of them.
+                gap = np.full((len(rows), 1), np.nan)
+                figure.add_trace(
+                    go.Scatter(
+                        x=np.tile(np.append(np.arange(m, dtype=float), np.nan), len(rows)),
+                        y=np.hstack([run[rows], gap]).ravel(),
+                        mode="lines+markers",
+                        line={"color": colour(k), "width": 1.2, "dash": dash},
+                        marker={"size": 4, "symbol": symbol_of(k)},
+                        opacity=float(np.clip(40.0 / total, 0.18, 0.85)),
+                        name=html.escape(label),
+                        legendgroup=label,
+                        showlegend=False,
+                        **hover(e, np.repeat(rows, m + 1)),
+                    )
+                )
+    for j in range(m):
+        figure.add_vline(x=j, line={"color": "#8C959F", "width": 1}, layer="below")
+        for y, value, anchor in ((1.02, best[j], "bottom"), (-0.02, worst[j], "top")):
+            figure.add_annotation(
+                x=j, y=y, text=number(value, 3), showarrow=False, yanchor=anchor, font_size=12
+            )
+    figure.update_xaxes(
+        range=[-0.4, m - 0.6],
+        tickvals=list(range(m)),
+        ticktext=[html.escape(o.label) for o in objectives],
+        showgrid=False,
+        showline=False,
+        ticks="",
+    )
+    figure.update_yaxes(
+        range=[-0.09, 1.09], showticklabels=False, showgrid=False, ticks="", showline=False
+    )
+    figure.update_yaxes(title_text="better →")
+    return figure
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def groups_of(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for e in entries:
+        groups.setdefault(e.label, []).append(e)
+    return groups
+
+
+def hover(e: Entry, rows: NDArray[np.intp] | None = None) -> dict[str, Any]:
+    """What a trace says of its points: method, seed, preference, values, whether dominated.
+
+    ``rows`` are the points that the trace's vertices stand for; without, all in their order. The
+    numbers travel as one binary array, since a sentence per point makes pages several times larger.
+    """
+    front = e.front
+    lines = [f"<b>{html.escape(e.label)}</b>" + (f", seed {e.seed}" if e.seed is not None else "")]
+    data = front.values
+    if front.preferences is not None:
+        data = np.hstack([front.preferences, front.values])
+        shares = (f"%{{customdata[{j}]:.3g}}" for j in range(front.preferences.shape[1]))
+        lines.append("preference " + ", ".join(shares))
+    first = data.shape[1] - len(front.objectives)
+    for j, o in enumerate(front.objectives):
+        lines.append(f"{html.escape(o.label)}: %{{customdata[{first + j}]:.5g}}")
+    marks = np.where(front.nondominated(), "", "<br>dominated")
+    return {
+        "customdata": data if rows is None else data[rows],
+        "text": list(marks if rows is None else marks[rows]),
+        "hovertemplate": "<br>".join(lines) + "%{text}<extra></extra>",
+    }
+
+
+def symbol_of(k: int) -> str:
+    return SYMBOLS[(k + k // len(SYMBOLS)) % len(SYMBOLS)]
+
+
+def marker_of(e: Entry, k: int, opacity: float) -> dict[str, Any]:
+    mask = e.front.nondominated()
+    return {
+        "color": colour(k),
+        "size": 8,
+        "opacity": opacity,
+        "symbol": [symbol_of(k) + ("" if on else "-open") for on in mask],
+    }
+
+
+def line_trace(line: Array, k: int, label: str, *, legend: bool = False) -> Any:
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=line[:, 0],
+        y=line[:, 1],
+        mode="lines",
+        line={"color": colour(k), "width": 2.5},
+        name=html.escape(label),
+        legendgroup=label,
+        showlegend=legend,
+        hoverinfo="skip",
+    )
+
+
+def key_trace(k: int, label: str, *, mode: str = "markers", symbol: str = "") -> Any:
+    """An entry in the legend, in full colour, that turns all traces of a label on and off."""
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode=mode,
+        marker={"color": colour(k), "symbol": symbol or symbol_of(k), "size": 9},
+        line={"color": colour(k), "width": 2.5},
+        name=html.escape(label),
+        legendgroup=label,
+        hoverinfo="skip",
+    )
+
+
+def name_axes(figure: Figure, x: Objective, y: Objective) -> None:
+    figure.update_xaxes(title_text=html.escape(x.label))
+    figure.update_yaxes(title_text=html.escape(y.label))
+
+
+def new_figure(height: int) -> Figure:
+    import plotly.graph_objects as go
+
+    return styled(go.Figure(), height)
+
+
+def styled(figure: Figure, height: int) -> Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin={"l": 70, "r": 20, "t": 50, "b": 60},
+        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 12}, "align": "left"},
+        hovermode="closest",
+        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+    )
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#8C959F", "showline": True}
+    figure.update_xaxes(ticks="outside", tickcolor="#8C959F", automargin=True, **axis)
+    figure.update_yaxes(ticks="outside", tickcolor="#8C959F", automargin=True, **axis)
+    return figure

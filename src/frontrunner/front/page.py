@@ -1,0 +1,157 @@
+"""Pages of HTML that need nothing but themselves: style, plotly's script once, escaped text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from frontrunner.front.text import number
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from frontrunner.front.front import Front
+
+STYLE = """
+:root { --ink: #1f2328; --soft: #59636e; --rule: #d1d9e0; --tint: #f6f8fa; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: white;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 80px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
+h2 { font-size: 20px; margin: 46px 0 10px; padding-top: 14px; border-top: 1px solid var(--rule); }
+p { margin: 6px 0 12px; max-width: 46em; }
+.soft, figcaption, caption { color: var(--soft); }
+ul { padding-left: 1.2em; margin: 6px 0; max-width: 52em; } li { margin: 5px 0; }
+li, td, th, p { overflow-wrap: anywhere; }
+.box { border-left: 4px solid var(--accent); background: var(--tint); padding: 10px 20px;
+  margin: 22px 0; border-radius: 0 6px 6px 0; }
+.box h2 { border: 0; margin: 4px 0; padding: 0; font-size: 17px; }
+.warn { border-left-color: #d55e00; background: #fff8f3; }
+.wide { overflow-x: auto; margin: 10px 0; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 14px 6px 0; text-align: right; vertical-align: top;
+  border-bottom: 1px solid var(--rule); overflow-wrap: normal; }
+thead th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child, .text { text-align: left; }
+tbody th { font-weight: 500; }
+td small { display: block; color: var(--soft); font-size: 12px; white-space: nowrap; }
+td.best { font-weight: 700; } td.best small { font-weight: 400; }
+td.number { white-space: nowrap; }
+figure { margin: 14px 0 8px; } figcaption { font-size: 14px; margin-top: 4px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 8px 20px; }
+a { color: var(--accent); }
+@media (max-width: 600px) { main { padding: 20px 14px; } .pair { grid-template-columns: 1fr; } }
+@media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } }
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: text, a smaller second line, whether it is the best, and where it links."""
+
+    text: str
+    small: str = ""
+    best: bool = False
+    link: str = ""
+
+
+def page(title: str, body: str, *, script: bool = True) -> str:
+    """A whole page; ``body`` is HTML, the title text. ``script`` puts plotly.js in it, once."""
+    from plotly.offline import get_plotlyjs
+
+    plotly = f"<script>{get_plotlyjs()}</script>" if script else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>{plotly}</head>"
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def chart(figure: Figure, name: str, caption: str = "") -> str:
+    """A plotly figure as HTML; `page` has brought the script."""
+    import plotly.io
+
+    drawing = plotly.io.to_html(
+        figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        config={"displaylogo": False, "responsive": True},
+        default_height=f"{figure.layout.height}px",
+    )
+    note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{drawing}{note}</figure>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
+    """A table; the first cell of each row is its head."""
+    out = ["<div class='wide'><table><thead><tr>"]
+    out += [f"<th scope='col'>{html.escape(h)}</th>" for h in head]
+    out.append("</tr></thead><tbody>")
+    for row in rows:
+        cells = [c if isinstance(c, Cell) else Cell(c) for c in row]
+        out.append("<tr>" + _cell(cells[0], "th scope='row'", "th"))
+        out += [_cell(c, f"td class='number{' best' if c.best else ''}'", "td") for c in cells[1:]]
+        out.append("</tr>")
+    return "".join([*out, "</tbody></table></div>"])
+
+
+def _cell(cell: Cell, opening: str, closing: str) -> str:
+    text = html.escape(cell.text)
+    if cell.link:
+        text = f"<a href='{html.escape(cell.link)}'>{text}</a>"
+    small = f"<small>{html.escape(cell.small)}</small>" if cell.small else ""
+    return f"<{opening}>{text}{small}</{closing}>"
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list of sentences."""
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def front_page(front: Front) -> str:
+    """One front: its picture, its indicators and its points."""
+    from pathlib import Path
+
+    from frontrunner.front import charts, interactive
+    from frontrunner.front.collect import Entry, label_of
+
+    label = label_of(front, "Front")
+    seed = front.info.get("seed")
+    entry = Entry(front, label, seed if isinstance(seed, int) else None, Path())
+    said = [(k, front.info.get(k)) for k in ("task", "split", "seed", "evaluator")]
+    subtitle = " · ".join(f"{k} {v}" for k, v in said if v is not None)
+    mask = front.nondominated()
+    body = [f"<h1>{html.escape(label)}</h1>", f"<p class='soft'>{html.escape(subtitle)}</p>"]
+    drawn = interactive.fronts([entry], front.reference_point)
+    body += [chart(f, f"front-{i}", caption) for i, (caption, f) in enumerate(drawn)]
+    obeyed = charts.alignment([entry])
+    if obeyed is not None:
+        body += ["<h2>What was asked for, and what came</h2>", chart(obeyed, "alignment")]
+    values = {k: v for k, v in front.indicators().items() if v is not None}
+    rows: list[list[str | Cell]] = [
+        [k.replace("_", " "), Cell(_value(v))] for k, v in values.items()
+    ]
+    if front.reference_point is not None:
+        rows.append(["reference point", Cell(_value(list(front.reference_point)))])
+    body += ["<h2>Indicators, in the objectives' own units</h2>", table(["", ""], rows)]
+    asked = front.preferences is not None
+    head = ["point", *(["preference"] if asked else []), *(o.label for o in front.objectives), ""]
+    points = []
+    for i, row in enumerate(front.values):
+        said_of = [_value(list(front.preferences[i]))] if front.preferences is not None else []
+        note = "" if mask[i] else "dominated"
+        points.append([str(i), *said_of, *(number(x, 5) for x in row), note])
+    body += ["<h2>Points</h2>", table(head, points)]
+    return page(label, "\n".join(body))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_value(v) for v in value)
+    return number(float(value)) if isinstance(value, (int, float)) else str(value)

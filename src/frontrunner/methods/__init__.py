@@ -1,0 +1,1 @@
+"""Multi-objective methods, one file each, named as in their papers."""

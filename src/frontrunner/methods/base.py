@@ -1,0 +1,54 @@
+"""The interface of a method: ``fit(task, runner) -> ParetoSet``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from frontrunner.errors import ConfigError, nearest
+from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.runner.runner import Runner
+from frontrunner.tasks.base import Task
+
+
+class Method(ABC):
+    """An algorithm that turns a task into a Pareto set. It never sees the test split."""
+
+    def check(self, task: Task) -> None:
+        """Fail before anything is spent if this method cannot take this task.
+
+        Raises:
+            ConfigError: with what to change.
+        """
+
+    def switches(self) -> dict[str, Any]:
+        """How each doubtful point of the source stood, for the run's manifest."""
+        return {}
+
+    @abstractmethod
+    def fit(self, task: Task, runner: Runner) -> ParetoSet:
+        """Solve the task. ``task`` is sealed: its test split cannot be read."""
+
+
+def choice(name: str, value: str, valid: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``valid``.
+
+    Raises:
+        ConfigError: it is not; the message names the key and the nearest valid values.
+    """
+    if value not in valid:
+        raise ConfigError(f"{name}={value} is unknown{nearest(str(value), valid)}")
+    return value
+
+
+def positive(name: str, value: float, *, zero: bool = False) -> float:
+    """Return ``value`` if it is a finite number above 0 (or 0 itself when ``zero``).
+
+    Raises:
+        ConfigError: it is not; the message names the key.
+    """
+    good = isinstance(value, int | float) and value == value and value < float("inf")
+    if not good or value < 0 or (value == 0 and not zero):
+        raise ConfigError(f"{name}={value} must be {'at least' if zero else 'more than'} 0")
+    return value

@@ -1,0 +1,310 @@
+"""GMOOAR: a conditioned network and the reference vectors it is read out at, learned together.
+
+Source: Chen & Kwok, "Multi-objective deep learning with adaptive reference vectors", NeurIPS 2022.
+Lower level: the weights φ minimise Σ_i s(f(φ, r_i), r_i). Upper level: the reference vectors R make
+{f(φ, r_i)} a good front, by the gradient through r as a network input alone (the implicit term of
+the bilevel gradient is dropped, as in the paper). What the paper leaves open, and how it was decided
+here, is on docs/methods/gmooar.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from frontrunner.errors import ConfigError
+from frontrunner.front.hypervolume import sorted_hypervolume_gradient
+from frontrunner.methods.base import Method, choice, positive
+from frontrunner.methods.learning import scalarization
+from frontrunner.methods.learning.training import Training, objectives_at, train
+from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.pareto_sets.conditioned import ConditionedNetwork
+from frontrunner.preferences import to_simplex
+from frontrunner.runner.learner import Learner, Update
+from frontrunner.runner.runner import Runner
+from frontrunner.seeds import derive, generator
+from frontrunner.tasks.base import Batch, Task
+
+MARGIN = 1e-6
+
+
+class Gmooar(Method):
+    """Adaptive reference vectors.
+
+    Args:
+        training: the task's budget.
+        points: number of reference vectors n.
+        seed: of initial weights, initial vectors and draws.
+        upper: what the vectors maximise: ``hv`` hypervolume, ``u`` uniformity (least energy of
+            pairwise repulsion), or ``hv+u`` both.
+        lower: scalarisation s: ``linear``, ``cosmos`` (linear minus λ times cosine) or ``stch``
+            (smooth Chebyshev).
+        cosine_weight: λ of ``cosmos``. mu: smoothing of ``stch``, in units of r_j f_j.
+        vector_learning_rate: of Adam on the angles.
+        kernel: of the uniformity energy: ``gauss`` exp(-d²/h²) (paper) or ``laplace`` exp(-d/h)
+            (the published code of a follow-up).
+        bandwidth: h, in units of the objectives; None takes `bandwidth_factor` times the mean
+            nearest-neighbour distance at each step.
+        schedule: ``cycle``: every vector once on the lower level, then one upper step (code);
+            ``alternate``: one step each in turn (Algorithm 1).
+        warmup: share of the steps in which vectors are drawn at random and do not learn.
+        freeze: share of the steps, at the end, in which the vectors rest again.
+        upper_batch: mini-batch of the upper step: ``train``, or ``held_out`` from the validation
+            split.
+        region: smallest and largest angle in degrees between a vector and any axis; None is all.
+        redraw: every how many upper steps a vector whose solution repeats another's is drawn anew;
+            0 never.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        points: int,
+        seed: int,
+        cosine_weight: float,
+        upper: str = "hv",
+        lower: str = "cosmos",
+        mu: float = 0.1,
+        vector_learning_rate: float = 5e-3,
+        kernel: str = "gauss",
+        bandwidth: float | None = None,
+        bandwidth_factor: float = 1.0,
+        schedule: str = "cycle",
+        warmup: float = 0.05,
+        freeze: float = 0.0,
+        upper_batch: str = "train",
+        region: Sequence[float] | None = None,
+        redraw: int = 50,
+    ) -> None:
+        self.training, self.points, self.seed = training, points, seed
+        if not isinstance(points, int) or points < 2:
+            raise ConfigError(f"method.points={points} must be a whole number of at least 2")
+        self.upper = choice("method.upper", upper, ("hv", "u", "hv+u"))
+        self.lower = choice("method.lower", lower, ("linear", "cosmos", "stch"))
+        self.kernel = choice("method.kernel", kernel, ("gauss", "laplace"))
+        self.schedule = choice("method.schedule", schedule, ("cycle", "alternate"))
+        self.upper_batch = choice("method.upper_batch", upper_batch, ("train", "held_out"))
+        self.cosine_weight = positive("method.cosine_weight", cosine_weight, zero=True)
+        self.mu = positive("method.mu", mu)
+        self.vector_learning_rate = positive("method.vector_learning_rate", vector_learning_rate)
+        self.bandwidth = None if bandwidth is None else positive("method.bandwidth", bandwidth)
+        self.bandwidth_factor = positive("method.bandwidth_factor", bandwidth_factor)
+        if not 0 <= warmup < 1 or not 0 <= freeze < 1 or warmup + freeze >= 1:
+            raise ConfigError("method.warmup and method.freeze are shares that sum to less than 1")
+        self.warmup, self.freeze = warmup, freeze
+        self.redraw = redraw
+        self.region = None if region is None else tuple(float(a) for a in region)
+
+    def check(self, task: Task) -> None:
+        if task.model is None or task.model.conditioning is None:
+            raise ConfigError("this method needs a model with conditioning (model.conditioning)")
+        if "hv" in self.upper and task.m > 3:
+            raise ConfigError(
+                f"method.upper={self.upper} takes 2 or 3 objectives, not {task.m}; use u"
+            )
+        if self.region is not None:
+            _check_region(self.region, task.m)
+
+    def switches(self) -> dict[str, Any]:
+        return {
+            "cosine_sign": "subtracted",
+            "kernel": self.kernel,
+            "schedule": self.schedule,
+            "hypervolume_sorting": "each non-dominated front by itself",
+            "hypergradient": "direct term only",
+            "upper_batch": self.upper_batch,
+        }
+
+    def fit(self, task: Task, runner: Runner) -> ParetoSet:
+        learner = _GmooarLearner(task, self)
+        return train(learner, task, runner, self.training, learner.pareto_set)
+
+
+class _GmooarLearner(Learner):
+    """Weights of the conditioned network and n × (m - 1) angles."""
+
+    def __init__(self, task: Task, method: Gmooar) -> None:
+        super().__init__()
+        torch.manual_seed(derive(method.seed, "network"))
+        self.network = task.conditioned_network()
+        self._task, self._method, self._m = task, method, task.m
+        n, steps = method.points, method.training.steps
+        self.angles = nn.Parameter(self._random_angles(n, "initial"))
+        self._reference = np.asarray(task.reference_point, dtype=np.float64)
+        self.schedule = method.training.rate_schedule()
+        self._per_step = min(method.training.vectors_per_step, n)
+        self._warm_until = round(method.warmup * steps)
+        self._freeze_from = steps - round(method.freeze * steps)
+        lower_steps = 1 if method.schedule == "alternate" else -(-n // self._per_step)
+        self._period = lower_steps + 1
+        self._vector_optimizer: Optimizer | None = None
+
+    # ------------------------------------------------------------------ vectors
+
+    def _random_angles(self, n: int, *keys: int | str) -> Tensor:
+        stream = generator(self._method.seed, "angles", *keys)
+        angles = torch.rand(n, self._m - 1, generator=stream) * (math.pi / 2)
+        return self._project(angles)
+
+    def _project(self, angles: Tensor) -> Tensor:
+        """Into (0, π/2), and into the region of interest."""
+        angles = angles.clamp(MARGIN, math.pi / 2 - MARGIN)
+        if self._method.region is None:
+            return angles
+        low, high = (math.cos(math.radians(a)) for a in reversed(self._method.region))
+        r = angles_to_vectors(angles)
+        for _ in range(30):
+            r = r.clamp(low, high)
+            r = r / r.norm(dim=-1, keepdim=True)
+        return vectors_to_angles(r)
+
+    def pareto_set(self) -> ParetoSet:
+        vectors = angles_to_vectors(self.angles.detach().double().cpu()).numpy()
+        order = np.lexsort(vectors.T[::-1])[::-1]
+        kind = "ray" if self._method.lower == "cosmos" else "weight"
+        return ConditionedNetwork(self.network, to_simplex(vectors[order]), kind, scale="sphere")
+
+    # ------------------------------------------------------------------ steps
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        self._vector_optimizer = Adam([self.angles], lr=self._method.vector_learning_rate)
+        weights = Adam(self.network.parameters(), lr=self._method.training.learning_rate)
+        return {"weights": weights, "vectors": self._vector_optimizer}
+
+    def turn(self, step: int) -> str:
+        moving = self._warm_until <= step < self._freeze_from
+        return "vectors" if moving and step % self._period == self._period - 1 else "weights"
+
+    def update(self, batch: Batch, step: int) -> Update:
+        if self.turn(step) == "vectors":
+            return self._upper(self._held_out(step) or batch)
+        r = self._lower_vectors(step)
+        f = objectives_at(self._task, self.network, r, batch)
+        method = self._method
+        if method.lower == "linear":
+            s = scalarization.linear(f, r)
+        elif method.lower == "cosmos":
+            s = scalarization.cosmos(f, r, method.cosine_weight)
+        else:
+            s = scalarization.smooth_chebyshev(f, r, method.mu)
+        return Update(s.mean(), passes=len(r))
+
+    def _lower_vectors(self, step: int) -> Tensor:
+        """The vectors (k, m) that a lower step trains: random while warming up, then in turn."""
+        k, n = self._per_step, len(self.angles)
+        if step < self._warm_until:
+            rng = np.random.default_rng(derive(self._method.seed, "warmup", step))
+            alpha = np.broadcast_to(self._method.training.concentration, (self._m,))
+            draws = torch.as_tensor(rng.dirichlet(alpha, size=k)).to(self.angles)
+            return draws / draws.norm(dim=-1, keepdim=True)
+        lower_step = step - step // self._period
+        chosen = (torch.arange(k) + lower_step * k) % n
+        return angles_to_vectors(self.angles.detach()[chosen.to(self.angles.device)])
+
+    def _held_out(self, step: int) -> Batch | None:
+        if self._method.upper_batch == "train":
+            return None
+        data = self._task.data("validation")
+        size = len(data)  # type: ignore[arg-type]
+        stream = generator(self._method.seed, "held_out", step)
+        count = min(size, self._method.training.batch_size)
+        rows = torch.randperm(size, generator=stream)[:count].tolist()
+        return tuple(t.to(self.angles.device) for t in data[rows])
+
+    # ------------------------------------------------------------------ upper level
+
+    def _upper(self, batch: Batch) -> Update:
+        f = objectives_at(self._task, self.network, angles_to_vectors(self.angles), batch)
+        values = f.detach().double().cpu().numpy()
+        weights = np.zeros_like(values)
+        if "hv" in self._method.upper:
+            weights += hypervolume_weights(values, self._reference)
+        if "u" in self._method.upper:
+            weights += self._energy(values)
+        loss = (torch.as_tensor(weights).to(f) * f).sum()
+        return Update(loss, passes=len(f))
+
+    def _energy(self, values: np.ndarray) -> np.ndarray:
+        h = self._method.bandwidth
+        if h is None:
+            h = self._method.bandwidth_factor * float(np.mean(_nearest(values)))
+        return energy_gradient(values, max(h, 1e-9), self._method.kernel)
+
+    def after_step(self, turn: str, step: int) -> None:
+        if turn != "vectors":
+            return
+        self.angles.copy_(self._project(self.angles))
+
+
+# ---------------------------------------------------------------------- mathematics
+
+
+def angles_to_vectors(angles: Tensor) -> Tensor:
+    """(n, m-1) angles in [0, π/2] -> (n, m) non-negative unit vectors; see `preferences`."""
+    rest = torch.ones_like(angles[:, :1])
+    columns = []
+    for a in angles.split(1, dim=1):
+        columns.append(rest * torch.cos(a))
+        rest = rest * torch.sin(a)
+    return torch.cat([rest, *reversed(columns)], dim=1)
+
+
+def vectors_to_angles(vectors: Tensor) -> Tensor:
+    """The inverse of `angles_to_vectors` on non-negative unit vectors."""
+    m = vectors.shape[1]
+    return torch.stack(
+        [
+            torch.atan2(vectors[:, : m - 1 - j].norm(dim=1), vectors[:, m - 1 - j])
+            for j in range(m - 1)
+        ],
+        dim=1,
+    )
+
+
+def hypervolume_weights(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Weights w (n, m) whose Σ w·f descends the negative hypervolume.
+
+    Each non-dominated front gets the gradient it would have alone, so that dominated solutions
+    learn too; the reference is moved out to 1.1 times the largest value where solutions lie beyond
+    it; and every solution's weights are scaled to unit length, so that all move at one pace.
+    """
+    moved = np.maximum(reference, 1.1 * values.max(axis=0))
+    weights = -sorted_hypervolume_gradient(values, moved)
+    norms = np.linalg.norm(weights, axis=1, keepdims=True)
+    return weights / np.where(norms > 0, norms, 1.0)
+
+
+def energy_gradient(values: np.ndarray, bandwidth: float, kernel: str) -> np.ndarray:
+    """dU/df (n, m) of the energy U = Σ_{i≠j} k(|f_i - f_j| / h), h held constant."""
+    difference = values[:, None, :] - values[None, :, :]
+    distance = np.linalg.norm(difference, axis=2)
+    if kernel == "gauss":
+        force = 2.0 / bandwidth**2 * np.exp(-((distance / bandwidth) ** 2))
+    else:
+        force = np.exp(-distance / bandwidth) / (bandwidth * np.maximum(distance, 1e-12))
+    np.fill_diagonal(force, 0.0)
+    return -2.0 * (force[:, :, None] * difference).sum(axis=1)
+
+
+def _nearest(values: np.ndarray) -> np.ndarray:
+    distance = np.linalg.norm(values[:, None, :] - values[None, :, :], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    return distance.min(axis=1)
+
+
+def _check_region(region: tuple[float, ...], m: int) -> None:
+    if len(region) != 2 or not 0 <= region[0] < region[1] <= 90:
+        raise ConfigError(
+            "method.region is a smallest and a largest angle between 0 and 90 degrees"
+        )
+    low, high = (math.cos(math.radians(a)) ** 2 for a in reversed(region))
+    if not m * low < 1.0 < m * high:
+        raise ConfigError(
+            f"no direction of {m} objectives lies within {list(region)} of every axis"
+        )

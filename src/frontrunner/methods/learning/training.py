@@ -1,0 +1,107 @@
+"""What every gradient method shares: the budget, and training with validation-chosen states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from frontrunner.errors import ConfigError
+from frontrunner.front.indicators import hypervolume
+from frontrunner.methods.base import positive
+from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.runner.learner import Learner, Schedule, learning_rate_schedule
+from frontrunner.runner.runner import Runner
+from frontrunner.tasks.base import Batch, Task
+
+
+@dataclass(frozen=True)
+class Training:
+    """The budget of a task, the same for every method that is compared on it.
+
+    Attributes:
+        steps: mini-batches.
+        batch_size: samples per mini-batch.
+        learning_rate: of Adam.
+        schedule: ``constant``, ``cosine`` or ``milestones``.
+        milestones: shares of the steps after which the rate falls by 10.
+        rounds: how often the front is validated; the state with the best validation hypervolume is
+            what the method returns.
+        vectors_per_step: preferences a step trains a conditioned network on, on the same mini-batch.
+        clip: largest gradient norm; None does not clip.
+        cosine_weight: λ of COSMOS on this task.
+        concentration: of the Dirichlet distribution preferences are drawn from.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    milestones: Sequence[float] = ()
+    rounds: int = 20
+    vectors_per_step: int = 1
+    clip: float | None = None
+    cosine_weight: float = 2.0
+    concentration: float | Sequence[float] = field(default=1.2)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "rounds", "vectors_per_step"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"training.{name}={value} must be a whole number of at least 1")
+        positive("training.learning_rate", self.learning_rate)
+        positive("training.cosine_weight", self.cosine_weight, zero=True)
+        alphas = self.concentration
+        for alpha in [alphas] if isinstance(alphas, int | float) else alphas:
+            positive("training.concentration", alpha)
+        self.rate_schedule()
+
+    def rate_schedule(self) -> Schedule:
+        """The learning-rate factor as a function of progress."""
+        return learning_rate_schedule(self.schedule, list(self.milestones))
+
+
+def objectives_at(task: Task, network: nn.Module, preferences: Tensor, batch: Batch) -> Tensor:
+    """Objectives (k, m) of a conditioned network at k preferences (k, m), in one vectorised pass."""
+    if len(preferences) == 1:
+        return task.losses(network(batch[0], preferences[0]), batch)[None]
+    return torch.vmap(lambda p: task.losses(network(batch[0], p), batch))(preferences)
+
+
+def train(
+    learner: Learner,
+    task: Task,
+    runner: Runner,
+    training: Training,
+    pareto_set: Callable[[], ParetoSet],
+) -> ParetoSet:
+    """Train ``learner`` for the budget and return the Pareto set of its best validated state.
+
+    ``pareto_set`` makes the set of the learner's present state, sharing its weights.
+    """
+
+    def validate() -> float:
+        device = next(learner.parameters()).device
+        current = pareto_set()
+        values = [
+            task.measure(current.materialize(p), "validation", device=device)
+            for p in current.preferences
+        ]
+        points = np.array(values)
+        if not np.isfinite(points).all():
+            return float("-inf")
+        return hypervolume(points, np.asarray(task.reference_point, dtype=np.float64))
+
+    runner.fit(
+        learner,
+        task.data("train"),
+        steps=training.steps,
+        batch_size=training.batch_size,
+        rounds=training.rounds,
+        clip=training.clip,
+        validate=validate,
+    )
+    return pareto_set().to(torch.device("cpu"))

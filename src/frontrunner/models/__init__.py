@@ -1,0 +1,1 @@
+"""Networks to train and wrappers that make a network depend on a preference."""

@@ -1,0 +1,135 @@
+"""The small networks of the literature. Each returns a tuple with one tensor per head."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from frontrunner.errors import ConfigError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "none": nn.Identity,
+}
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"unknown activation '{name}'; valid: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class Heads(nn.Module):
+    """One linear layer per output, on shared features: (B, d) -> tuple of (B, c_i)."""
+
+    def __init__(self, features: int, output_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(features, size) for size in output_sizes)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layer(features) for layer in self.layers)
+
+    @torch.no_grad()
+    def scale_(self, factor: float) -> None:
+        """Scale the weights and clear the biases, in place."""
+        for layer in self.layers:
+            layer.weight.mul_(factor)
+            layer.bias.zero_()
+
+
+class MLP(nn.Module):
+    """Hidden linear layers with an activation, then one linear head per output.
+
+    Inputs of any shape are flattened, (B, *input_shape) -> tuple of (B, c_i). An empty input
+    (``input_shape=(0,)``) is allowed: the network is then a constant that training chooses.
+
+    Args:
+        hidden: width of each hidden layer, at least one.
+        activation: ``relu``, ``tanh``, ``gelu`` or ``none``; one name, or one per hidden layer.
+        head_scale: factor on the initial weights of the heads, whose biases then start at 0; None
+            keeps PyTorch's initialisation.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        output_sizes: Sequence[int],
+        hidden: Sequence[int],
+        activation: str | Sequence[str] = "relu",
+        head_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ConfigError("an MLP needs at least one hidden layer of at least one unit")
+        widths = [math.prod(input_shape), *hidden]
+        self.linears = nn.ModuleList(_linear(a, b) for a, b in itertools.pairwise(widths))
+        names = [activation] * len(hidden) if isinstance(activation, str) else list(activation)
+        if len(names) != len(hidden):
+            raise ConfigError(f"{len(names)} activations for {len(hidden)} hidden layers")
+        self.activations = nn.ModuleList(_activation(name) for name in names)
+        self.heads = Heads(widths[-1], output_sizes)
+        if head_scale is not None:
+            self.heads.scale_(head_scale)
+        self.film_layers = [f"linears.{i}" for i in range(len(hidden))]
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        x = inputs.flatten(1)
+        for linear, activation in zip(self.linears, self.activations, strict=True):
+            x = activation(linear(x))
+        return self.heads(x)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer; with no inputs it is its bias, drawn as PyTorch would for one input."""
+    if inputs > 0:
+        return nn.Linear(inputs, outputs)
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    with torch.no_grad():
+        layer.bias.uniform_(-1.0, 1.0)
+    return layer
+
+
+class LeNet(nn.Module):
+    """The LeNet of multi-task digit benchmarks: (B, c, h, w) -> tuple of (B, c_i).
+
+    conv5 - pool - ReLU - conv5 - pool - ReLU - linear - ReLU - heads. With 36x36 grey images, channels
+    (10, 20), 50 hidden units and two heads of 10 it has 42,350 parameters. Source: the networks of
+    COSMOS (Ruchte & Grabocka, ICDM 2021) and GMOOAR (Chen & Kwok, NeurIPS 2022).
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        output_sizes: Sequence[int],
+        channels: Sequence[int] = (10, 20),
+        hidden: int = 50,
+        kernel: int = 5,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3:
+            raise ConfigError(f"LeNet takes images (c, h, w), not inputs of shape {input_shape}")
+        depth, height, width = input_shape
+        blocks: list[nn.Module] = []
+        for before, after in itertools.pairwise([depth, *channels]):
+            blocks.append(
+                nn.Sequential(nn.Conv2d(before, after, kernel), nn.MaxPool2d(2), nn.ReLU())
+            )
+            height, width = (height - kernel + 1) // 2, (width - kernel + 1) // 2
+        if height < 1 or width < 1:
+            raise ConfigError(f"images of {input_shape} are too small for {len(channels)} blocks")
+        self.blocks = nn.ModuleList(blocks)
+        self.hidden = nn.Linear(channels[-1] * height * width, hidden)
+        self.heads = Heads(hidden, output_sizes)
+        self.film_layers = [f"blocks.{i}" for i in range(len(channels))]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = images
+        for block in self.blocks:
+            x = block(x)
+        return self.heads(torch.relu(self.hidden(x.flatten(1))))

@@ -1,0 +1,1 @@
+"""The kinds of Pareto set: what a method returns, preference -> weights."""

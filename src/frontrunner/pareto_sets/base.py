@@ -1,0 +1,183 @@
+"""A Pareto set: preference -> weights, stored as safetensors and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from frontrunner import files
+from frontrunner.errors import RunError
+from frontrunner.preferences import Kind, validate
+from frontrunner.tasks.base import Task
+
+SCHEMA_VERSION = 1
+
+
+class ParetoSet(ABC):
+    """What a method returns.
+
+    Attributes:
+        preferences: (n, m) on the simplex; the preferences that make up the front.
+        preference_kind: how a preference is read, see `frontrunner.preferences`.
+    """
+
+    def __init__(self, preferences: ArrayLike, preference_kind: Kind) -> None:
+        p = np.atleast_2d(np.asarray(preferences, dtype=np.float64))
+        self.preferences: NDArray[np.float64] = validate(p, p.shape[-1])
+        self.preference_kind: Kind = preference_kind
+
+    @property
+    def m(self) -> int:
+        """Number of objectives."""
+        return int(self.preferences.shape[1])
+
+    @abstractmethod
+    def materialize(self, preference: ArrayLike) -> nn.Module:
+        """The network for a preference (m,).
+
+        It shares its storage with the set: it is valid until the next call, and costs no copy of
+        the model.
+
+        Raises:
+            FrontError: the preference is not on the simplex, or this set has no model for it.
+        """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything to store, by name."""
+
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beside the network and the tensors; JSON values only."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls,
+        task: Task,
+        tensors: dict[str, Tensor],
+        preferences: NDArray[np.float64],
+        preference_kind: Kind,
+        options: dict[str, Any],
+    ) -> ParetoSet:
+        """Rebuild from what `tensors` and `options` gave."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> ParetoSet:
+        """Move every tensor; returns the set itself."""
+
+    @property
+    def stored_parameters(self) -> int:
+        """Numbers that have to be stored to answer any preference."""
+        return sum(t.numel() for t in self.tensors().values())
+
+    def digest(self) -> str:
+        """16 hex digits that identify weights and preferences, for caches and logs of points."""
+        h = hashlib.sha256(self.preferences.tobytes())
+        for name, tensor in sorted(self.tensors().items()):
+            h.update(name.encode())
+            flat = tensor.detach().cpu().contiguous().view(-1)
+            h.update(flat.view(torch.uint8).numpy().tobytes())
+        return h.hexdigest()[:16]
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write ``weights.safetensors`` and ``pareto_set.json``; the JSON comes last, so that a
+        directory which has it is complete."""
+        from safetensors.torch import save_file
+
+        folder = Path(directory)
+        with files.atomic_path(folder / "weights.safetensors") as temporary:
+            save_file(
+                {k: t.detach().cpu().contiguous() for k, t in self.tensors().items()},
+                str(temporary),
+            )
+        kind = type(self)
+        files.write_json(
+            folder / "pareto_set.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "type": f"{kind.__module__}.{kind.__qualname__}",
+                "digest": self.digest(),
+                "preference_kind": self.preference_kind,
+                "preferences": self.preferences.tolist(),
+                "stored_parameters": self.stored_parameters,
+                "options": self.options(),
+            },
+        )
+
+
+def is_complete(directory: str | os.PathLike[str]) -> bool:
+    """Whether a Pareto set was saved here to its end."""
+    return (Path(directory) / "pareto_set.json").is_file()
+
+
+def load(directory: str | os.PathLike[str], task: Task) -> ParetoSet:
+    """Read a Pareto set; the task supplies the network that the weights go into.
+
+    Raises:
+        RunError: a file is missing, damaged, of another version, or not of this task's model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(directory)
+    meta = files.read_json(folder / "pareto_set.json")
+    try:
+        if meta["schema_version"] != SCHEMA_VERSION:
+            raise RunError(f"{folder}: written by another version of frontrunner")
+        module, _, name = meta["type"].rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, ParetoSet)):
+            raise RunError(f"{folder}: {meta['type']} is not a Pareto set")
+        tensors = load_file(str(folder / "weights.safetensors"))
+        restored = kind.restore(
+            task,
+            tensors,
+            np.array(meta["preferences"], dtype=np.float64),
+            meta["preference_kind"],
+            meta["options"],
+        )
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{folder / 'weights.safetensors'} is not readable: {error}") from None
+    except (KeyError, TypeError, ValueError, ImportError, AttributeError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{folder} does not hold a Pareto set of this task: {first}") from None
+    if restored.digest() != meta["digest"]:
+        raise RunError(f"{folder}: weights and pareto_set.json do not belong together")
+    return restored
+
+
+def export(
+    pareto_set: ParetoSet, preference: ArrayLike, directory: str | os.PathLike[str]
+) -> nn.Module:
+    """Write the model for one preference as ``model.safetensors`` with ``model.json`` beside it.
+
+    Returns the module whose ``state_dict`` was written.
+    """
+    from safetensors.torch import save_model
+
+    p = validate(preference, pareto_set.m)
+    module = pareto_set.materialize(p)
+    folder = Path(directory)
+    with files.atomic_path(folder / "model.safetensors") as temporary:
+        save_model(module, str(temporary))
+    parameters = sum(q.numel() for q in module.parameters())
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "preference": p.tolist(),
+        "preference_kind": pareto_set.preference_kind,
+        "parameters": parameters,
+        "tensors": {k: list(t.shape) for k, t in module.state_dict().items()},
+    }
+    files.write_text(folder / "model.json", json.dumps(description, indent=1) + "\n")
+    return module

@@ -1,0 +1,83 @@
+"""One network conditioned on the preference: any preference is answered by the same weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.preferences import Kind, to_sphere, validate
+from frontrunner.tasks.base import Task
+
+Scale = Literal["simplex", "sphere"]
+
+
+class AtPreference(nn.Module):
+    """A conditioned network held at one preference: ``forward(inputs)``."""
+
+    preference: Tensor
+
+    def __init__(self, network: nn.Module, preference: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("preference", preference)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.network(inputs, self.preference)
+
+
+class ConditionedNetwork(ParetoSet):
+    """A network ``forward(inputs, preference)`` and the preferences that make up its front.
+
+    Args:
+        network: the conditioned network.
+        scale: what the network is fed: the preference itself (``simplex``) or scaled to Euclidean
+            length 1 (``sphere``), as methods with unit reference vectors train it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preferences: ArrayLike,
+        preference_kind: Kind,
+        scale: Scale = "simplex",
+    ) -> None:
+        super().__init__(preferences, preference_kind)
+        self.network = network
+        self.scale: Scale = scale
+
+    def materialize(self, preference: ArrayLike) -> nn.Module:
+        p = validate(preference, self.m)
+        if self.scale == "sphere":
+            p = to_sphere(p)
+        like = next(self.network.parameters())
+        fed = torch.as_tensor(p, dtype=like.dtype, device=like.device)
+        return AtPreference(self.network, fed).eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.network.state_dict())
+
+    def options(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    @classmethod
+    def restore(
+        cls,
+        task: Task,
+        tensors: dict[str, Tensor],
+        preferences: NDArray[np.float64],
+        preference_kind: Kind,
+        options: dict[str, Any],
+    ) -> ConditionedNetwork:
+        network = task.conditioned_network()
+        network.to(next(iter(tensors.values())).dtype)
+        network.load_state_dict(tensors)
+        return cls(network, preferences, preference_kind, options["scale"])
+
+    def to(self, device: torch.device | str) -> ConditionedNetwork:
+        self.network.to(device)
+        return self

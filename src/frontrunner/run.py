@@ -1,0 +1,262 @@
+"""One run, start to finish: compose, build, fit, evaluate, record."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from frontrunner import config as configuration
+from frontrunner import files
+from frontrunner.errors import ConfigError, RunError
+from frontrunner.front.front import Front
+from frontrunner.tracking import manifest
+from frontrunner.tracking.tracker import is_rank_zero
+
+if TYPE_CHECKING:
+    from frontrunner.evaluators.objectives import Objectives
+    from frontrunner.methods.base import Method
+    from frontrunner.pareto_sets.base import ParetoSet
+    from frontrunner.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and what is in it."""
+
+    directory: Path
+    config: DictConfig
+    front: Front
+    record: dict[str, Any]
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, built from the configuration."""
+        return build_task(self.config)
+
+    @cached_property
+    def pareto_set(self) -> ParetoSet:
+        """The Pareto set, read from the directory on first use."""
+        from frontrunner.pareto_sets.base import load as load_pareto_set
+
+        return load_pareto_set(self.directory / "pareto_set", self.task)
+
+
+def run(overrides: Sequence[str] | str = ()) -> Run:
+    """Compose a configuration from Hydra overrides and run it; a finished run is not run again.
+
+    >>> frontrunner.run(["method=learning/cosmos", "seed=3"]).front.hypervolume()  # doctest: +SKIP
+    """
+    words = overrides.split() if isinstance(overrides, str) else list(overrides)
+    return execute(configuration.compose(words), words)
+
+
+def load(directory: str | os.PathLike[str]) -> Run:
+    """Read a finished run.
+
+    Raises:
+        RunError: not a run directory, or the run is not done.
+    """
+    folder = Path(directory)
+    record = manifest.RunRecord.read(folder).data
+    if record["status"] != "done":
+        raise RunError(f"{folder}: the run is {record['status']}, not done")
+    config = configuration.load(folder / "config.yaml")
+    return Run(folder, config, Front.load(folder / "front.json"), record)
+
+
+def execute(config: DictConfig, overrides: Sequence[str] = ()) -> Run:
+    """Run a resolved configuration in its own directory, or continue what a killed one left.
+
+    Raises:
+        FrontrunnerError: anything a user can mend; ``run.json`` then says ``failed`` and why.
+    """
+    directory, identity = locate(config)
+    if not is_rank_zero():
+        return _follow(config, directory)
+    with manifest.claim(directory):
+        if config.fresh:
+            _clear(directory)
+        elif (directory / manifest.FILE).exists() and _is_done(directory):
+            return load(directory)
+        record = manifest.RunRecord.open(
+            directory,
+            **manifest.environment(),
+            config_hash=identity,
+            overrides=list(overrides),
+            seed=config.seed,
+        )
+        try:
+            files.write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            _carry_out(config, directory, identity, record)
+        except BaseException as error:
+            record.fail(error)
+            raise
+    return load(directory)
+
+
+def _carry_out(
+    config: DictConfig, directory: Path, identity: str, record: manifest.RunRecord
+) -> None:
+    from frontrunner.front import plots
+    from frontrunner.front.points import PointLog
+
+    started = time.perf_counter()
+    manifest.reset_peak_memory()
+    task, method, evaluator = build(config)
+    tracker = configuration.build(config.logger, _partial_=True)(
+        directory=directory,
+        run_id=identity,
+        name=directory.name,
+        job_type="train",
+        configuration=configuration.plain(config),
+    )
+    with tracker:
+        pareto_set, cost = _fit(config, directory, task, method, tracker.log)
+        record.update(cost=cost, switches=method.switches(), device=cost.get("device"))
+        fitted = time.perf_counter()
+
+        points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), task.m)
+        front = evaluator.evaluate(pareto_set, task, points)
+        front = front.with_info(
+            {
+                "task": task.name,
+                "method": str(config.method._target_).rpartition(".")[2],
+                "label": config.label,
+                "seed": config.seed,
+                "split": evaluator.split,
+                "evaluator": evaluator.what,
+                "cost": cost,
+            }
+        )
+        figure = front.plot()
+        plots.save_png(figure, directory / "front.png")
+        plots.front_html(front, directory / "front.html")
+        front.save(directory / "front.json")
+        tracker.log_front(front, png=directory / "front.png", cost=cost)
+        tracker.log_pareto_set(directory / "pareto_set")
+    now = time.perf_counter()
+    timings = {"fit": fitted - started, "evaluate": now - fitted, "total": now - started}
+    record.done(timings=timings)
+
+
+def _fit(
+    config: DictConfig, directory: Path, task: Task, method: Method, log: Any
+) -> tuple[ParetoSet, dict[str, Any]]:
+    """The Pareto set and what it cost: from disk if an earlier attempt finished it."""
+    from frontrunner.pareto_sets import base as pareto_sets
+    from frontrunner.seeds import seed_everything
+
+    folder = directory / "pareto_set"
+    if pareto_sets.is_complete(folder):
+        return pareto_sets.load(folder, task), files.read_json(folder / "cost.json")
+    seed_everything(config.seed)
+    runner = configuration.build(
+        config.runner, directory=directory, seed=config.seed, label=directory.name, log=log
+    )
+    pareto_set = method.fit(task.sealed(), runner)
+    cost = {
+        **runner.cost,
+        "peak_memory_bytes": manifest.peak_memory_bytes(),
+        "stored_parameters": pareto_set.stored_parameters,
+    }
+    # The set comes last: a directory that has it, has its cost too.
+    files.write_json(folder / "cost.json", cost)
+    pareto_set.save(folder)
+    return pareto_set, cost
+
+
+def _follow(config: DictConfig, directory: Path) -> Run:
+    """What the other processes of a distributed run do: train along, write nothing, and end."""
+    task, method, _ = build(config)
+    _fit_only(config, directory, task, method)
+    raise SystemExit(0)
+
+
+def _fit_only(config: DictConfig, directory: Path, task: Task, method: Method) -> None:
+    from frontrunner.pareto_sets.base import is_complete
+    from frontrunner.seeds import seed_everything
+
+    if is_complete(directory / "pareto_set"):
+        return
+    seed_everything(config.seed)
+    runner = configuration.build(config.runner, directory=directory, seed=config.seed)
+    method.fit(task.sealed(), runner)
+
+
+# ---------------------------------------------------------------------- building
+
+
+def locate(config: DictConfig) -> tuple[Path, str]:
+    """Where a configuration runs, and its identity: a hash of all that can change its result."""
+    identity = manifest.config_hash(configuration.plain(config), configuration.NOT_IDENTITY)
+    name = f"{config.label}-s{config.seed}-{identity[:8]}"
+    return Path(config.output) / str(config.task.name) / name, identity
+
+
+def build_task(config: DictConfig) -> Task:
+    """The configured task with its model."""
+    model = configuration.build(config.model) if config.model else None
+    return configuration.build(config.task, model=model)
+
+
+def build(config: DictConfig) -> tuple[Task, Method, Objectives]:
+    """Task, method and evaluator of a configuration, checked against each other.
+
+    Raises:
+        ConfigError, DataError: before anything is spent.
+    """
+    from frontrunner.methods.base import Method
+    from frontrunner.tasks.base import Task
+
+    if not isinstance(config.seed, int) or config.seed < 0:
+        raise ConfigError(f"seed={config.seed} must be a whole number of at least 0")
+    task = build_task(config)
+    if not isinstance(task, Task):
+        raise ConfigError(f"task: {config.task._target_} is not a Task")
+    method = configuration.build(config.method)
+    if not isinstance(method, Method):
+        raise ConfigError(f"method: {config.method._target_} is not a Method")
+    evaluator = configuration.build(config.evaluator)
+    task.check()
+    method.check(task)
+    return task, method, evaluator
+
+
+def check(config: DictConfig) -> Path:
+    """Validate a configuration without running it; returns the directory it would run in."""
+    build(config)
+    tracker = configuration.build(config.logger, _partial_=True)
+    tracker(directory=Path("."), run_id="check").check()
+    configuration.build(config.runner)
+    return locate(config)[0]
+
+
+def _is_done(directory: Path) -> bool:
+    return manifest.RunRecord.read(directory).data["status"] == "done"
+
+
+def _clear(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.name == ".lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class _CallableModule(ModuleType):
+    """`frontrunner.run` names this module and, as users know it, the function in it."""
+
+    def __call__(self, overrides: Sequence[str] | str = ()) -> Run:
+        return run(overrides)
+
+
+sys.modules[__name__].__class__ = _CallableModule

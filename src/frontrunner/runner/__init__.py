@@ -1,0 +1,1 @@
+"""Execution: the only room that talks to Lightning."""

@@ -1,0 +1,61 @@
+"""How training shows that it moves: a bar on a terminal, a few lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Shows steps taken, the validation hypervolume and the time, on standard error."""
+
+    def __init__(self, mode: str, label: str, total: int) -> None:
+        if mode == "auto":
+            mode = "bar" if sys.stderr.isatty() else "plain"
+        self.mode, self.label, self.total = mode, label, total
+        self._bar: Any = None
+        self._next = 0.0
+        self._start = time.perf_counter()
+
+    def __enter__(self) -> Progress:
+        if self.mode == "bar":
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("{task.description:<28}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[score]}"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self.label, total=self.total, score="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step: int, score: float | None) -> None:
+        """Show that ``step`` steps are done."""
+        text = "" if score is None else f"validation HV {score:.4f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, score=text)
+        elif self.mode == "plain" and (step / self.total >= self._next or step == self.total):
+            self._next = step / self.total + 0.5
+            seconds = time.perf_counter() - self._start
+            print(
+                f"  {self.label:<28} step {step}/{self.total}  {text}  {seconds:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )

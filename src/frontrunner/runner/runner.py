@@ -1,0 +1,199 @@
+"""One configuration of devices, precision and checkpoints for everything that trains."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frontrunner.errors import ConfigError, RunError
+from frontrunner.runner.learner import Learner
+from frontrunner.runner.progress import Progress
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+
+class Runner:
+    """Runs a learner's training on Lightning's Trainer.
+
+    Args:
+        directory: the run's directory; checkpoints go to ``checkpoints/`` in it.
+        seed: of the order of the data.
+        accelerator, devices, num_nodes, strategy, precision, profiler, deterministic: as in
+            `lightning.Trainer`.
+        num_workers: data loader processes.
+        threads: CPU threads of torch, or None to leave them.
+        progress: ``auto`` (a bar on a terminal, lines elsewhere), ``bar``, ``plain`` or ``none``.
+        label: what the progress display calls this run.
+        log: receives the learning curves, ``(metrics, step)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: str | os.PathLike[str] = ".",
+        seed: int = 0,
+        accelerator: str = "auto",
+        devices: Any = 1,
+        num_nodes: int = 1,
+        strategy: str = "auto",
+        precision: str = "32-true",
+        profiler: str | None = None,
+        deterministic: bool = False,
+        num_workers: int = 0,
+        threads: int | None = None,
+        progress: str = "auto",
+        label: str = "run",
+        log: Callable[[Mapping[str, float], int], None] | None = None,
+    ) -> None:
+        if progress not in ("auto", "bar", "plain", "none"):
+            raise ConfigError(f"runner.progress={progress} is not one of auto, bar, plain, none")
+        self.directory = Path(directory)
+        self.seed = seed
+        self.num_workers, self.threads = num_workers, threads
+        self.progress, self.label = progress, label
+        self.log = log
+        self.trainer_options: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "num_nodes": num_nodes,
+            "strategy": strategy,
+            "precision": precision,
+            "profiler": profiler,
+            "deterministic": deterministic,
+        }
+        self.cost: dict[str, float] = {}
+        self.best_score: float | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint that a next attempt continues from."""
+        return self.directory / "checkpoints" / "last.ckpt"
+
+    def fit(
+        self,
+        learner: Learner,
+        dataset: Dataset[Any],
+        *,
+        steps: int,
+        batch_size: int,
+        rounds: int,
+        clip: float | None = None,
+        validate: Callable[[], float] | None = None,
+    ) -> None:
+        """Train ``learner`` in place for ``steps`` mini-batches and leave its best state in it.
+
+        ``clip`` bounds the gradient's norm. The steps are divided into ``rounds``; after each one ``validate`` scores the learner (higher
+        is better), the best state is kept and a checkpoint is written. An existing checkpoint is
+        continued, and the result equals that of an uninterrupted run.
+
+        Raises:
+            DivergenceError: a non-finite loss or weight; the last checkpoint before it is kept.
+            RunError: a checkpoint that cannot be read, or is of another configuration.
+            ConfigError: a setting Lightning refuses.
+        """
+        import torch
+        from lightning.pytorch import Trainer
+
+        from frontrunner.runner import training
+        from frontrunner.runner.batches import StepSampler, step_loader
+
+        _quiet_lightning()
+        if steps < 1 or rounds < 1 or batch_size < 1:
+            raise ConfigError("steps, rounds and batch_size are at least 1")
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        every = -(-steps // min(rounds, steps))
+        display = Progress(self.progress, self.label, steps)
+
+        def report(metrics: Mapping[str, float], step: int) -> None:
+            display.update(step, metrics.get("validation/hypervolume"))
+            if self.log is not None:
+                self.log(metrics, step)
+
+        module = training.TrainingModule(
+            learner, total=steps, every=every, validate=validate, report=report, clip=clip
+        )
+        sampler = StepSampler(len(dataset), batch_size, self.seed, steps, every)  # type: ignore[arg-type]
+        try:
+            trainer = Trainer(
+                max_epochs=-(-steps // every),
+                logger=False,
+                enable_checkpointing=True,
+                callbacks=[training.RoundCheckpoint(self.checkpoint)],
+                plugins=[training.AtomicCheckpointIO()],
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                default_root_dir=self.directory,
+                **self.trainer_options,
+            )
+        except Exception as error:
+            # Lightning raises half a dozen types for unusable devices, strategies and precisions.
+            raise ConfigError(f"runner: {_first_line(error)}") from error
+        resume = self._usable_checkpoint()
+        handler = signal.getsignal(signal.SIGINT)
+        started = time.perf_counter()
+        try:
+            with display:
+                trainer.fit(
+                    module,
+                    step_loader(dataset, sampler, self.num_workers),
+                    ckpt_path=resume,
+                    weights_only=True,
+                )
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+        self.attempt_seconds = time.perf_counter() - started
+        module.restore_best()
+        self.best_score = module.best_score
+        self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}
+
+    def _usable_checkpoint(self) -> str | None:
+        """The checkpoint to continue from.
+
+        Raises:
+            RunError: it exists but cannot be read.
+        """
+        if not self.checkpoint.is_file():
+            return None
+        import torch
+
+        try:
+            torch.load(self.checkpoint, map_location="meta", weights_only=True, mmap=True)
+        except Exception as error:
+            # torch.load raises pickle, zip, runtime and OS errors for a damaged file.
+            raise RunError(
+                f"{self.checkpoint} is damaged ({_first_line(error)}); remove it to start again"
+            ) from error
+        return str(self.checkpoint)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _quiet_lightning() -> None:
+    """Silence what Lightning says on every run and nobody acts on."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*tensorboardX.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*you have defined a `val_dataloader`.*",
+        ".*set a `batch_size`.*",
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)

@@ -1,0 +1,191 @@
+"""The Lightning side of training: a module that steps a learner, and what happens between rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from frontrunner import files
+from frontrunner.errors import DivergenceError, RunError
+from frontrunner.runner.learner import Learner
+
+Report = Callable[[Mapping[str, float], int], None]
+
+
+class TrainingModule(pl.LightningModule):
+    """Steps a `Learner`; at the end of each round validates it and keeps the best state so far.
+
+    A round is what Lightning calls an epoch: ``every`` training steps. All state that a resumed run
+    needs travels in the checkpoint: the learner, the optimisers, the best state, the counters.
+
+    Args:
+        learner: what is trained.
+        total: training steps in all.
+        every: steps per round.
+        validate: returns the score to maximise (the validation hypervolume), or None to keep the
+            last state.
+        report: called on the first process with metrics and the number of steps taken.
+        clip: largest gradient norm, or None.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        total: int,
+        every: int,
+        validate: Callable[[], float] | None,
+        report: Report,
+        clip: float | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.learner = learner
+        self.total, self.every = total, every
+        self.validate, self.report, self.clip = validate, report, clip
+        self.best_score: float | None = None
+        self.best_state: dict[str, Tensor] = {}
+        self.step = 0
+        self.passes = 0
+        self.seconds_before = 0.0
+        self._start = time.perf_counter()
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    # ------------------------------------------------------------------ steps
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        named = self.learner.optimizers()
+        self._names = list(named)
+        self._rates = [[group["lr"] for group in o.param_groups] for o in named.values()]
+        return list(named.values())
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        if self.step != self.current_epoch * self.every + batch_idx:
+            raise RunError(
+                f"the checkpoint is at step {self.step}, the data at round {self.current_epoch}, "
+                f"batch {batch_idx}; remove the run's checkpoints to start again"
+            )
+        turn = self.learner.turn(self.step)
+        index = self._names.index(turn)
+        available = self.optimizers()
+        optimizers = available if isinstance(available, list) else [available]
+        optimizer = optimizers[index]
+        factor = self.learner.schedule(self.step / self.total)
+        for group, rate in zip(optimizer.param_groups, self._rates[index], strict=True):
+            group["lr"] = rate * factor
+
+        if len(optimizers) > 1:
+            self.toggle_optimizer(optimizer)
+        update = self.learner.update(batch, self.step)
+        if update.loss.device.type == "cpu" and not torch.isfinite(update.loss):
+            raise DivergenceError(f"the training loss is not finite at step {self.step}", self.step)
+        optimizer.zero_grad()
+        self.manual_backward(update.loss)
+        if self.clip is not None:
+            self.clip_gradients(
+                optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm"
+            )
+        optimizer.step()
+        if len(optimizers) > 1:
+            self.untoggle_optimizer(optimizer)
+        with torch.no_grad():
+            self.learner.after_step(turn, self.step)
+        self._record({f"train/{turn}_loss": update.loss, **update.log})
+        self.passes += update.passes
+        self.step += 1
+
+    def _record(self, metrics: Mapping[str, Tensor | float]) -> None:
+        """Sum on the device; read once a round, so that no step waits for the accelerator."""
+        for name, value in metrics.items():
+            number = torch.as_tensor(value).detach()
+            self._sums[name] = self._sums[name] + number if name in self._sums else number
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    # ------------------------------------------------------------------ rounds
+
+    def on_train_epoch_end(self) -> None:
+        metrics = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        finite = all(torch.isfinite(p).all() for p in self.learner.parameters())
+        if not finite or any(v != v or abs(v) == float("inf") for v in metrics.values()):
+            raise DivergenceError(
+                f"training diverged: a loss or weight is not finite at or before step {self.step}",
+                self.step,
+            )
+        if self.validate is not None:
+            # Every process keeps the state that the first one's score chose.
+            score = float(self.trainer.strategy.broadcast(self.validate()))
+            self.learner.train()
+            metrics["validation/hypervolume"] = score
+            if self.best_score is None or score >= self.best_score:
+                self.best_score = score
+                self.best_state = {
+                    k: v.detach().cpu().clone() for k, v in self.learner.state_dict().items()
+                }
+        if self.trainer.is_global_zero:
+            self.report(metrics, self.step)
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier attempts included up to the checkpoint they left."""
+        return self.seconds_before + time.perf_counter() - self._start
+
+    def restore_best(self) -> None:
+        """Put the best validated state into the learner."""
+        if self.best_state:
+            self.learner.load_state_dict(self.best_state)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["frontrunner"] = {
+            "step": self.step,
+            "total": self.total,
+            "every": self.every,
+            "passes": self.passes,
+            "seconds": self.seconds,
+            "best_score": self.best_score,
+            "best_state": self.best_state,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["frontrunner"]
+        if (state["total"], state["every"]) != (self.total, self.every):
+            raise RunError("the checkpoint was written by a run with other steps or rounds")
+        self.step, self.passes = state["step"], state["passes"]
+        self.seconds_before = state["seconds"]
+        self._start = time.perf_counter()
+        self.best_score, self.best_state = state["best_score"], state["best_state"]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, whoever asks Lightning to write one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        with files.atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class RoundCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` after each round: one file, replaced atomically.
+
+    A `Checkpoint` callback runs after the module's own end-of-round hook, so the file holds the
+    validated state, and no state that failed the check for non-finite numbers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)

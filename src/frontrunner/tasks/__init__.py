@@ -1,0 +1,1 @@
+"""What is traded off: objectives, data with its splits kept apart, and a model to start from."""

@@ -1,0 +1,172 @@
+"""The interface of a task: objectives, data with its splits kept apart, and a model to start from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from frontrunner.errors import ConfigError, DataError, SplitError
+from frontrunner.front.objective import Objective
+from frontrunner.models.conditioning import build_network
+
+Split = Literal["train", "validation", "test"]
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """How to build networks for a task; both members come from ``conf/model``.
+
+    Attributes:
+        network: callable ``(input_shape=…, output_sizes=…) -> nn.Module``.
+        conditioning: callable ``(network_factory, input_shape=…, output_sizes=…, m=…) -> nn.Module``
+            that makes the same network depend on a preference, or None if it cannot be.
+    """
+
+    network: Callable[..., nn.Module]
+    conditioning: Callable[..., nn.Module] | None = None
+
+
+class Task(ABC):
+    """What is traded off.
+
+    A subclass sets ``name``, ``objectives``, ``reference_point``, ``input_shape`` and
+    ``output_sizes`` and implements `load` and `losses`. Everything it trains on is minimised.
+    """
+
+    name: str
+    objectives: tuple[Objective, ...]
+    reference_point: tuple[float, ...]
+    input_shape: tuple[int, ...]
+    output_sizes: tuple[int, ...]
+
+    def __init__(self, model: Model | None = None) -> None:
+        self.model = model
+        self._splits: dict[str, Dataset[Batch]] | None = None
+        self._sealed = False
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def check(self) -> None:
+        """Fail fast: do the files exist, have they the right columns? Called before any training.
+
+        Raises:
+            DataError: with the file and the field named.
+        """
+
+    @abstractmethod
+    def load(self) -> dict[Split, Dataset[Batch]]:
+        """Build the three splits. Called once, lazily. Map-style, indexable by a list of indices."""
+
+    @abstractmethod
+    def losses(self, outputs: Any, batch: Batch) -> Tensor:
+        """Differentiable objectives to minimise, (m,), of network outputs on a batch.
+
+        Must work under `torch.func.vmap`: no data-dependent Python control flow.
+        """
+
+    def accuracies(self, outputs: Any, batch: Batch) -> Tensor:
+        """Per-objective accuracies in [0, 1], (m,). Only tasks that classify have them."""
+        raise ConfigError(f"task '{self.name}' has no accuracies; use evaluator=objectives")
+
+    # ------------------------------------------------------------------ for everyone else
+
+    @property
+    def m(self) -> int:
+        """Number of objectives."""
+        return len(self.objectives)
+
+    def data(self, split: Split) -> Dataset[Batch]:
+        """One split of the data.
+
+        Raises:
+            SplitError: the test split of a task sealed by `sealed`.
+        """
+        if split == "test" and self._sealed:
+            raise SplitError("the test split is not available before the front is frozen")
+        if self._splits is None:
+            self._splits = dict(self.load())
+        return self._splits[split]
+
+    def sealed(self) -> Task:
+        """The same task without its test split: what a method is given."""
+        self.data("train")
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        assert self._splits is not None
+        twin._splits = {k: v for k, v in self._splits.items() if k != "test"}
+        twin._sealed = True
+        return twin
+
+    def network(self) -> nn.Module:
+        """A fresh network for this task, initialised from the global torch seed."""
+        if self.model is None:
+            raise ConfigError(f"task '{self.name}' was given no model")
+        return build_network(self.model.network, self.input_shape, self.output_sizes)
+
+    def conditioned_network(self) -> nn.Module:
+        """A fresh network that depends on a preference: ``forward(inputs, preference)``.
+
+        Raises:
+            ConfigError: the configured model has no conditioning.
+        """
+        if self.model is None or self.model.conditioning is None:
+            raise ConfigError(f"task '{self.name}': the model has no conditioning")
+        return self.model.conditioning(
+            self.model.network,
+            input_shape=self.input_shape,
+            output_sizes=self.output_sizes,
+            m=self.m,
+        )
+
+    @torch.no_grad()
+    def measure(
+        self,
+        network: Callable[[Tensor], Any],
+        split: Split,
+        *,
+        what: Literal["losses", "accuracies"] = "losses",
+        device: torch.device | str = "cpu",
+        batch_size: int = 4096,
+    ) -> np.ndarray:
+        """Objectives of ``network`` over a whole split, (m,) float64.
+
+        Outputs are gathered over the split first, so that objectives which are not means over
+        samples (a difference between groups, say) are computed once on all of it.
+        """
+        dataset = self.data(split)
+        size = len(dataset)  # type: ignore[arg-type]
+        outputs, batches = [], []
+        for start in range(0, size, batch_size):
+            batch = dataset[list(range(start, min(start + batch_size, size)))]  # type: ignore[index]
+            batch = tuple(t.to(device) for t in batch)
+            outputs.append(network(batch[0]))
+            batches.append(batch)
+        whole: Batch = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+        first = outputs[0]
+        output = (
+            torch.cat(outputs)
+            if isinstance(first, Tensor)
+            else tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+        )
+        function = self.losses if what == "losses" else self.accuracies
+        return function(output, whole).double().cpu().numpy()
+
+
+def tensor_splits(parts: dict[Split, Batch]) -> dict[Split, Dataset[Batch]]:
+    """Wrap in-memory tensors as the three splits.
+
+    Raises:
+        DataError: a split is empty.
+    """
+    for split, tensors in parts.items():
+        if len(tensors[0]) == 0:
+            raise DataError(f"the {split} split is empty")
+    return {split: TensorDataset(*tensors) for split, tensors in parts.items()}
