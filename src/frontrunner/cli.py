@@ -229,7 +229,7 @@ def _compare(known: argparse.Namespace, words: list[str]) -> int:
     out = known.out or _default_out(known.directories[0])
     paths = save(comparison, entries, out)
     print(comparison.table())
-    print(f"\nreport: {paths['report']}")
+    print(f"\nreport: {paths[-1]}")
     return 0
 
 

@@ -242,7 +242,7 @@ def test_coverage_is_its_definition() -> None:
             "budgets differ",
         ),
         ([entry("A", cost={"forward_passes": 100}), entry("B")], "unknown for 'B'"),
-        ([entry("A"), entry("B", shift=1.2)], "beyond the reference"),
+        ([entry("A"), entry("B", shift=1.9)], "hypervolume: 9 of 9 of 'B'"),
         ([entry("A"), entry("B", n=12)], "different numbers of points"),
         ([entry("A"), entry("B", evaluator="lm")], "different evaluators"),
         ([entry("A"), entry("B")], "fewer than 3 runs"),
@@ -250,7 +250,7 @@ def test_coverage_is_its_definition() -> None:
         ([entry("A"), entry("B", split=None)], "1 of 2 fronts do not say their split"),
         (
             [edited(entry("A"), values=[[0.1, 0.9], [0.2, 1.0]], preferences=None)],
-            "1 of 2 points are dominated",
+            "dominated within their own run: 1 of 2 of 'A'",
         ),
         (
             [edited(entry("A"), values=[[0.1, 0.9], [0.1, 1.0]], preferences=None)],

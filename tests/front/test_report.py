@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frontrunner.front import Front, Objective
+from frontrunner.front import Front, Objective, attainment, charts
 from frontrunner.front.collect import collect
 from frontrunner.front.compare import compare
 from frontrunner.front.report import save, write_report
@@ -146,6 +146,18 @@ def test_differences_are_drawn_for_each_pair_of_few_and_for_the_best_two_of_many
         assert len(set(re.findall(r'id="(difference-\d)"', text))) == plots
 
 
+def test_the_plot_of_differences_is_in_own_units_and_signed_towards_the_first(
+    tmp_path: Path,
+) -> None:
+    entries = collect([runs(tmp_path, 2, ("a", "b"))])  # f0 is maximised, and a is the better
+    heat = charts.difference(compare(entries), entries, "a", "b").data[0]
+    groups = [[e.front.minimised for e in entries if e.label == k] for k in "ab"]
+    found = attainment.difference(*groups)
+    np.testing.assert_allclose(heat.x, -found.x[::-1])
+    np.testing.assert_allclose(np.nan_to_num(heat.z), found.values[:, ::-1])
+    assert np.nansum(heat.z) > 0
+
+
 def test_one_run_alone_makes_a_page_too(tmp_path: Path) -> None:
     entries = collect([runs(tmp_path, 2, ("only",), seeds=1)])
     write_report(compare(entries), entries, tmp_path / "report.html")
@@ -190,3 +202,6 @@ def test_a_browser_draws_every_plot_without_an_error(
     errors = [line for line in messages if re.search(r"error|refused|failed", line, re.I)]
     assert not errors, errors
     assert 'onerror="' not in dom
+    if m == 2:  # nothing among the buttons sends a chart away
+        titles = set(re.findall(r'data-title="([^"]*)"', dom))
+        assert titles == {"Download plot as a PNG", "Pan", "Reset axes", "Zoom"}

@@ -82,24 +82,23 @@ def _points(c: Comparison) -> list[str]:
     if len({n for ns in counts.values() for n in ns}) > 1:
         said = [f"'{k}' {' or '.join(map(str, ns))}" for k, ns in counts.items()]
         out.append(f"the fronts have different numbers of points: {listed(said)}")
+    beyond, dominated = [], []
     for g in c.groups:
-        total = sum(int(r.indicators["points"] or 0) for r in g.runs)
-        beyond = sum(int(r.indicators["beyond_reference"] or 0) for r in g.runs)
-        if beyond:
-            out.append(
-                f"'{g.label}': {beyond} of {total} points lie beyond the reference point and add "
-                "nothing to the hypervolume"
-            )
-        dominated = round(
-            sum(
-                (1 - (r.indicators["nondominated_share"] or 0)) * (r.indicators["points"] or 0)
-                for r in g.runs
-            )
+        counts_of = [(r.indicators["points"] or 0, r.indicators) for r in g.runs]
+        total = round(sum(n for n, _ in counts_of))
+        outside = round(sum(v["beyond_reference"] or 0 for _, v in counts_of))
+        beaten = round(sum(n * (1 - (v["nondominated_share"] or 0)) for n, v in counts_of))
+        if outside:
+            beyond.append(f"{outside} of {total} of '{g.label}'")
+        if beaten:
+            dominated.append(f"{beaten} of {total} of '{g.label}'")
+    if beyond:
+        out.append(
+            "points beyond the reference point, which add nothing to the hypervolume: "
+            + listed(beyond)
         )
-        if dominated:
-            out.append(
-                f"'{g.label}': {dominated} of {total} points are dominated within their own run"
-            )
+    if dominated:
+        out.append(f"points dominated within their own run: {listed(dominated)}")
     return out
 
 

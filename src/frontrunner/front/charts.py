@@ -62,6 +62,9 @@ def difference(c: Comparison, entries: Sequence[Entry], a: str, b: str) -> Figur
             colorbar={
                 "thickness": 12,
                 "outlinewidth": 0,
+                "len": 0.72,
+                "y": 0,
+                "yanchor": "bottom",
                 "tickvals": [-1, -0.5, 0, 0.5, 1],
                 "ticktext": ["100 %", "50 %", "0", "50 %", "100 %"],
                 "title": {"text": "more runs", "font": {"size": 12}},

@@ -150,7 +150,7 @@ def _space(groups: dict[str, list[Entry]]) -> Figure:
             "eye": {"x": 1.6, "y": 1.6, "z": 0.85},
             "center": {"x": 0, "y": 0, "z": -0.14},
         },
-        margin={"l": 0, "r": 0, "t": 40, "b": 10},
+        margin={"l": 0, "r": 40, "t": 40, "b": 10},
     )
     # The legend's keys are flat traces; their axes stay out of sight.
     figure.update_xaxes(visible=False)
@@ -337,7 +337,9 @@ def styled(figure: Figure, height: int) -> Figure:
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 70, "r": 20, "t": 50, "b": 60},
+        margin={"l": 70, "r": 48, "t": 50, "b": 60},
+        # Upright at the right edge, where no legend reaches.
+        modebar={"orientation": "v"},
         hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 12}, "align": "left"},
         hovermode="closest",
         legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},

@@ -47,6 +47,9 @@ a { color: var(--accent); }
 @media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } }
 """
 
+UNWANTED = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "sendChartToCloud"]
+"""Buttons that say nothing about a front, and the one that would upload it."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -81,7 +84,7 @@ def chart(figure: Figure, name: str, caption: str = "") -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
-        config={"displaylogo": False, "responsive": True},
+        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": UNWANTED},
         default_height=f"{figure.layout.height}px",
     )
     note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""

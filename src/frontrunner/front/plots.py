@@ -201,9 +201,9 @@ def _solid(fig: Figure, groups: dict[str, list[Front]], reference: Array | None)
             if (~mask).any():
                 space.scatter(*front.values[~mask].T, fc="none", ec=colour(k), alpha=0.5, **kw)
     names = [_plain(o.label) for o in first.objectives]
-    space.set_xlabel(names[0], labelpad=4)
-    space.set_ylabel(names[1], labelpad=4)
-    space.set_zlabel(names[2], labelpad=4)
+    space.set_xlabel(names[0], labelpad=4, fontsize=9)
+    space.set_ylabel(names[1], labelpad=4, fontsize=9)
+    space.set_zlabel(names[2], labelpad=4, fontsize=9)
     space.tick_params(labelsize=8, pad=0)
     space.view_init(elev=24, azim=40)
     space.set_box_aspect((1, 1, 0.9), zoom=0.98)

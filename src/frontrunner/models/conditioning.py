@@ -29,10 +29,10 @@ def build_network(
 class _Modulated(nn.Module):
     """A layer whose output channels are scaled and shifted by what the wrapper puts here."""
 
-    def __init__(self, inner: nn.Module, channel_dim: int) -> None:
+    def __init__(self, inner: nn.Module, channels: int, channel_dim: int) -> None:
         super().__init__()
         self.inner = inner
-        self.channel_dim = channel_dim
+        self.channels, self.channel_dim = channels, channel_dim
         self.modulation: tuple[Tensor, Tensor] | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -80,18 +80,24 @@ class FiLM(nn.Module):
             raise ConfigError(
                 f"name the layers to modulate in model.conditioning.layers; there are {available}"
             )
-        self.channels: list[int] = []
-        self._modulated: list[_Modulated] = []
         for name in names:
             if name not in available:
                 raise ConfigError(f"the network has no layer '{name}'{nearest(name, available)}")
-            inner = self.network.get_submodule(name)
-            channels, channel_dim = _channels(inner, name)
-            layer = _Modulated(inner, channel_dim)
-            self.channels.append(channels)
+        if len(set(names)) < len(names):
+            raise ConfigError(f"model.conditioning.layers names a layer twice: {names}")
+        self.channels: list[int] = []
+        self._modulated: list[_Modulated] = []
+        # Inner layers first: once a block is wrapped, the names of what it holds have changed.
+        depth = {name: name.count(".") for name in names}
+        wrapped: dict[str, _Modulated] = {}
+        for name in sorted(names, key=lambda n: -depth[n]):
             parent, _, child = name.rpartition(".")
-            setattr(self.network.get_submodule(parent), child, layer)
-            self._modulated.append(layer)
+            inner = self.network.get_submodule(name)
+            wrapped[name] = _Modulated(inner, *_channels(inner, name))
+            setattr(self.network.get_submodule(parent), child, wrapped[name])
+        for name in names:
+            self._modulated.append(wrapped[name])
+            self.channels.append(wrapped[name].channels)
         self.residual = residual
         self.generator = nn.Sequential(
             nn.Linear(m, hidden), nn.ReLU(), nn.Linear(hidden, 2 * sum(self.channels))

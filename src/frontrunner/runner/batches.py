@@ -17,7 +17,8 @@ class StepSampler(Sampler[list[int]]):
     Step t takes the t-th slice of an endless sequence of permutations, each seeded by (seed, epoch).
     The last slice of an epoch may be short (or dropped when it has a single sample and the epoch
     has others, since batch statistics of one sample are undefined). With several processes each
-    takes every ``world``-th index of the slice, so together they see what one process would.
+    takes every ``world``-th index of the slice, so together they see what one process would; where
+    the slice has fewer indices than there are processes, some of them repeat an index.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, total: int, every: int) -> None:
@@ -37,7 +38,9 @@ class StepSampler(Sampler[list[int]]):
         epoch, position = divmod(step, self.per_epoch)
         permutation = self._permutation(epoch)
         start = position * self.batch_size
-        return permutation[start : start + self.batch_size][rank::world]
+        batch = permutation[start : start + self.batch_size]
+        # The mean over no samples would be NaN, and averaged into every process's gradient.
+        return batch[rank::world] or [batch[rank % len(batch)]]
 
     def _permutation(self, epoch: int) -> list[int]:
         if getattr(self, "_cached", (None,))[0] != epoch:

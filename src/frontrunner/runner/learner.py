@@ -58,7 +58,7 @@ class Learner(nn.Module, ABC):
 def learning_rate_schedule(name: str, milestones: Sequence[float] = ()) -> Schedule:
     """A factor on every learning rate as a function of progress in [0, 1].
 
-    ``constant``; ``cosine`` (to 1 % of the start); ``milestones`` (a factor 0.1 at each).
+    ``constant``; ``cosine`` (to 0); ``milestones`` (a factor 0.1 at each).
 
     Raises:
         ConfigError: unknown name.
@@ -66,7 +66,7 @@ def learning_rate_schedule(name: str, milestones: Sequence[float] = ()) -> Sched
     if name == "constant":
         return lambda progress: 1.0
     if name == "cosine":
-        return lambda progress: 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress))
     if name == "milestones":
         return lambda progress: 0.1 ** sum(progress >= m for m in milestones)
     raise ConfigError(f"unknown schedule '{name}'; valid: constant, cosine, milestones")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontrunner.errors import ConfigError, RunError
+from frontrunner.errors import ConfigError, RunError, nearest
 from frontrunner.runner.learner import Learner
 from frontrunner.runner.progress import Progress
 
@@ -54,6 +54,8 @@ class Runner:
     ) -> None:
         if progress not in ("auto", "bar", "plain", "none"):
             raise ConfigError(f"runner.progress={progress} is not one of auto, bar, plain, none")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"runner.threads={threads} must be at least 1, or null")
         self.directory = Path(directory)
         self.seed = seed
         self.num_workers, self.threads = num_workers, threads
@@ -65,10 +67,11 @@ class Runner:
             "num_nodes": num_nodes,
             "strategy": strategy,
             "precision": precision,
-            "profiler": profiler,
             "deterministic": deterministic,
         }
+        self.profiler = profiler
         self.cost: dict[str, float] = {}
+        self.device: str | None = None
         self.best_score: float | None = None
 
     @property
@@ -117,6 +120,7 @@ class Runner:
             if self.log is not None:
                 self.log(metrics, step)
 
+        profiler = self._profiler()
         module = training.TrainingModule(
             learner, total=steps, every=every, validate=validate, report=report, clip=clip
         )
@@ -133,6 +137,7 @@ class Runner:
                 use_distributed_sampler=False,
                 num_sanity_val_steps=0,
                 default_root_dir=self.directory,
+                profiler=profiler,
                 **self.trainer_options,
             )
         except Exception as error:
@@ -157,6 +162,7 @@ class Runner:
         module.restore_best()
         self.best_score = module.best_score
         self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}
+        self.device = _device_name(trainer)
 
     def _usable_checkpoint(self) -> str | None:
         """The checkpoint to continue from.
@@ -169,13 +175,41 @@ class Runner:
         import torch
 
         try:
-            torch.load(self.checkpoint, map_location="meta", weights_only=True, mmap=True)
+            content = torch.load(self.checkpoint, map_location="meta", weights_only=True, mmap=True)
         except Exception as error:
             # torch.load raises pickle, zip, runtime and OS errors for a damaged file.
             raise RunError(
                 f"{self.checkpoint} is damaged ({_first_line(error)}); remove it to start again"
             ) from error
+        if not isinstance(content, dict) or "frontrunner" not in content:
+            raise RunError(
+                f"{self.checkpoint} is not a checkpoint of a run; remove it to start again"
+            )
         return str(self.checkpoint)
+
+    def _profiler(self) -> Any:
+        """A Lightning profiler that writes into the run's directory: its log lines are silenced."""
+        if self.profiler is None:
+            return None
+        from lightning.pytorch import profilers
+
+        kinds = {
+            "simple": profilers.SimpleProfiler,
+            "advanced": profilers.AdvancedProfiler,
+            "pytorch": profilers.PyTorchProfiler,
+        }
+        if self.profiler not in kinds:
+            raise ConfigError(f"runner.profiler={self.profiler}{nearest(str(self.profiler), kinds)}")
+        return kinds[self.profiler](dirpath=self.directory, filename="profile")
+
+
+def _device_name(trainer: Any) -> str:
+    """What the run trained on, e.g. ``1 x NVIDIA H200`` or ``2 x cpu``."""
+    import torch
+
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{trainer.world_size} x {name}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -139,6 +139,15 @@ class TrainingModule(pl.LightningModule):
         """Training time so far, earlier attempts included up to the checkpoint they left."""
         return self.seconds_before + time.perf_counter() - self._start
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        try:
+            return super().load_state_dict(state_dict, *args, **options)
+        except RuntimeError as error:
+            raise RunError(
+                "the checkpoint is of another model; remove the run's checkpoints to start again "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+
     def restore_best(self) -> None:
         """Put the best validated state into the learner."""
         if self.best_state:
@@ -173,8 +182,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        with files.atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        try:
+            with files.atomic_path(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:
+            # torch reports a disk that fills up as a RuntimeError of its archive writer.
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            raise RunError(
+                f"{path} could not be written ({reason}); what was there before is kept: make room "
+                "and run the same command again"
+            ) from error
 
 
 class RoundCheckpoint(Checkpoint):

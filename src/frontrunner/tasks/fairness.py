@@ -51,6 +51,7 @@ class Fairness(Task):
             nearly *is* the label; published cross-entropies are reached only with it, an honest
             model has to do without. See docs/tasks.md.
         hub: data set id on the hub, or a local folder in the hub's format.
+        name: what runs and reports call the task; default the data set's name.
         model: how to build networks.
 
     Raises:
@@ -69,6 +70,7 @@ class Fairness(Task):
         fractions: Sequence[float] = (0.7, 0.1, 0.2),
         include_is_recid: bool = True,
         hub: str | None = None,
+        name: str | None = None,
         model: Model | None = None,
     ) -> None:
         super().__init__(model)
@@ -81,7 +83,7 @@ class Fairness(Task):
             )
         if len(reference_point) != 2:
             raise ConfigError(f"task '{dataset}': reference_point needs 2 entries")
-        self.name = dataset
+        self.name = name or dataset
         self.reference_point = tuple(float(r) for r in reference_point)
         self.split_seed = split_seed
         self.fractions = tuple(float(f) for f in fractions)

@@ -26,6 +26,7 @@ class Synthetic(Task):
         problem: a name of `frontrunner.tasks.problems.NAMES`.
         n_var, m, scales: as in `frontrunner.tasks.problems.problem`.
         reference_point: (m,); default the problem's own, 1.1 per unscaled objective.
+        name: what runs and reports call the task; default the problem's name.
         model: how to build networks.
 
     Raises:
@@ -41,11 +42,12 @@ class Synthetic(Task):
         m: int | None = None,
         scales: Sequence[float] | None = None,
         reference_point: Sequence[float] | None = None,
+        name: str | None = None,
         model: Model | None = None,
     ) -> None:
         super().__init__(model)
         self.problem = build_problem(problem, n_var=n_var, m=m, scales=scales)
-        self.name = self.problem.name
+        self.name = name or self.problem.name
         self.objectives = tuple(Objective(f"f{j + 1}") for j in range(self.problem.m))
         reference = self.problem.reference_point if reference_point is None else reference_point
         self.reference_point = tuple(float(r) for r in reference)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from frontrunner.errors import ConfigError
 from frontrunner.methods.base import Method, choice, positive
 from frontrunner.methods.learning import scalarization
-from frontrunner.methods.learning.training import Training, objectives_at, train
+from frontrunner.methods.learning.training import Training, adam, objectives_at, train
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.preferences import even_rays
@@ -81,7 +81,7 @@ class _CosmosLearner(Learner):
         )
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return {"weights": Adam(self.network.parameters(), lr=self._method.training.learning_rate)}
+        return {"weights": adam(self.network.parameters(), self._method.training.learning_rate)}
 
     def vectors_of(self, step: int) -> Tensor:
         """The preferences (k, m) that step ``step`` trains."""

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from frontrunner.errors import ConfigError
 from frontrunner.front.hypervolume import sorted_hypervolume_gradient
 from frontrunner.methods.base import Method, choice, positive
 from frontrunner.methods.learning import scalarization
-from frontrunner.methods.learning.training import Training, objectives_at, train
+from frontrunner.methods.learning.training import Training, adam, objectives_at, train
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.preferences import to_simplex
@@ -32,6 +32,7 @@ from frontrunner.seeds import derive, generator
 from frontrunner.tasks.base import Batch, Task
 
 MARGIN = 1e-6
+AUGMENTATION = 0.005
 
 
 class Gmooar(Method):
@@ -49,17 +50,22 @@ class Gmooar(Method):
         vector_learning_rate: of Adam on the angles.
         kernel: of the uniformity energy: ``gauss`` exp(-d²/h²) (paper) or ``laplace`` exp(-d/h)
             (the published code of a follow-up).
-        bandwidth: h, in units of the objectives; None takes `bandwidth_factor` times the mean
-            nearest-neighbour distance at each step.
+        bandwidth: h, in units of the objectives; None follows the solutions: a multiple of their
+            mean nearest-neighbour distance that falls from 3 to 0.8 over the first 60 % of the
+            steps, so that spacing is evened out at large before it is at small.
         schedule: ``cycle``: every vector once on the lower level, then one upper step (code);
             ``alternate``: one step each in turn (Algorithm 1).
         warmup: share of the steps in which vectors are drawn at random and do not learn.
+        normalize: divide objectives, in the lower level, by the largest value each takes at the end
+            points of the front, as the second half of the warm-up sees them.
+        exploration: standard deviation of Gaussian noise on the network's outputs; it falls to 0
+            over two thirds of the warm-up. For analytic problems, whose corners can be absorbing.
         freeze: share of the steps, at the end, in which the vectors rest again.
         upper_batch: mini-batch of the upper step: ``train``, or ``held_out`` from the validation
             split.
         region: smallest and largest angle in degrees between a vector and any axis; None is all.
-        redraw: every how many upper steps a vector whose solution repeats another's is drawn anew;
-            0 never.
+        redraw: every how many upper steps, in the first three quarters of the run, a vector whose
+            solution repeats another's is drawn anew; 0 never.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class Gmooar(Method):
         vector_learning_rate: float = 5e-3,
         kernel: str = "gauss",
         bandwidth: float | None = None,
-        bandwidth_factor: float = 1.0,
         schedule: str = "cycle",
         warmup: float = 0.05,
+        normalize: bool = False,
+        exploration: float = 0.0,
         freeze: float = 0.0,
         upper_batch: str = "train",
         region: Sequence[float] | None = None,
@@ -94,10 +101,13 @@ class Gmooar(Method):
         self.mu = positive("method.mu", mu)
         self.vector_learning_rate = positive("method.vector_learning_rate", vector_learning_rate)
         self.bandwidth = None if bandwidth is None else positive("method.bandwidth", bandwidth)
-        self.bandwidth_factor = positive("method.bandwidth_factor", bandwidth_factor)
         if not 0 <= warmup < 1 or not 0 <= freeze < 1 or warmup + freeze >= 1:
             raise ConfigError("method.warmup and method.freeze are shares that sum to less than 1")
         self.warmup, self.freeze = warmup, freeze
+        self.normalize = normalize
+        self.exploration = positive("method.exploration", exploration, zero=True)
+        if not isinstance(redraw, int) or redraw < 0:
+            raise ConfigError(f"method.redraw={redraw} must be a whole number of at least 0")
         self.redraw = redraw
         self.region = None if region is None else tuple(float(a) for a in region)
 
@@ -118,6 +128,7 @@ class Gmooar(Method):
             "schedule": self.schedule,
             "hypervolume_sorting": "each non-dominated front by itself",
             "hypergradient": "direct term only",
+            "normalize": self.normalize,
             "upper_batch": self.upper_batch,
         }
 
@@ -127,7 +138,10 @@ class Gmooar(Method):
 
 
 class _GmooarLearner(Learner):
-    """Weights of the conditioned network and n × (m - 1) angles."""
+    """Weights of the conditioned network, n × (m - 1) angles, and the scale of the objectives."""
+
+    payoff: Tensor
+    upper_steps: Tensor
 
     def __init__(self, task: Task, method: Gmooar) -> None:
         super().__init__()
@@ -136,14 +150,19 @@ class _GmooarLearner(Learner):
         self._task, self._method, self._m = task, method, task.m
         n, steps = method.points, method.training.steps
         self.angles = nn.Parameter(self._random_angles(n, "initial"))
+        # Objectives at the m end points of the front, row by row; zeros until they are measured.
+        self.register_buffer("payoff", torch.zeros(task.m, task.m))
+        self.register_buffer("upper_steps", torch.zeros((), dtype=torch.long))
         self._reference = np.asarray(task.reference_point, dtype=np.float64)
         self.schedule = method.training.rate_schedule()
         self._per_step = min(method.training.vectors_per_step, n)
+        self._steps = steps
         self._warm_until = round(method.warmup * steps)
         self._freeze_from = steps - round(method.freeze * steps)
         lower_steps = 1 if method.schedule == "alternate" else -(-n // self._per_step)
         self._period = lower_steps + 1
-        self._vector_optimizer: Optimizer | None = None
+        self._mover: Optimizer | None = None
+        self._values: np.ndarray | None = None
 
     # ------------------------------------------------------------------ vectors
 
@@ -173,9 +192,9 @@ class _GmooarLearner(Learner):
     # ------------------------------------------------------------------ steps
 
     def optimizers(self) -> dict[str, Optimizer]:
-        self._vector_optimizer = Adam([self.angles], lr=self._method.vector_learning_rate)
-        weights = Adam(self.network.parameters(), lr=self._method.training.learning_rate)
-        return {"weights": weights, "vectors": self._vector_optimizer}
+        self._mover = adam([self.angles], self._method.vector_learning_rate)
+        weights = adam(self.network.parameters(), self._method.training.learning_rate)
+        return {"weights": weights, "vectors": self._mover}
 
     def turn(self, step: int) -> str:
         moving = self._warm_until <= step < self._freeze_from
@@ -183,29 +202,78 @@ class _GmooarLearner(Learner):
 
     def update(self, batch: Batch, step: int) -> Update:
         if self.turn(step) == "vectors":
-            return self._upper(self._held_out(step) or batch)
+            return self._upper(self._held_out(step) or batch, step)
+        return self._lower(batch, step)
+
+    # ------------------------------------------------------------------ lower level
+
+    def _lower(self, batch: Batch, step: int) -> Update:
         r = self._lower_vectors(step)
-        f = objectives_at(self._task, self.network, r, batch)
+        f = objectives_at(self._task, self.network, r, batch, noise=self._noise(step))
+        if self._method.normalize:
+            self._measure_payoff(f.detach(), step)
+            f = f / self._span()
         method = self._method
         if method.lower == "linear":
             s = scalarization.linear(f, r)
         elif method.lower == "cosmos":
             s = scalarization.cosmos(f, r, method.cosine_weight)
         else:
-            s = scalarization.smooth_chebyshev(f, r, method.mu)
+            # The small linear term makes minimisers Pareto optimal rather than weakly so.
+            s = scalarization.smooth_chebyshev(f, r, method.mu) + AUGMENTATION * f.sum(-1)
         return Update(s.mean(), passes=len(r))
 
     def _lower_vectors(self, step: int) -> Tensor:
         """The vectors (k, m) that a lower step trains: random while warming up, then in turn."""
         k, n = self._per_step, len(self.angles)
         if step < self._warm_until:
-            rng = np.random.default_rng(derive(self._method.seed, "warmup", step))
-            alpha = np.broadcast_to(self._method.training.concentration, (self._m,))
-            draws = torch.as_tensor(rng.dirichlet(alpha, size=k)).to(self.angles)
-            return draws / draws.norm(dim=-1, keepdim=True)
+            drawn = angles_to_vectors(self._random_angles(k, "warmup", step).to(self.angles))
+            if self._method.normalize and k >= self._m:
+                drawn[: self._m] = torch.eye(self._m, dtype=drawn.dtype, device=drawn.device)
+            return drawn
         lower_step = step - step // self._period
         chosen = (torch.arange(k) + lower_step * k) % n
         return angles_to_vectors(self.angles.detach()[chosen.to(self.angles.device)])
+
+    def _noise(self, step: int) -> tuple[float, torch.Generator] | None:
+        share = 1.0 - 1.5 * step / max(self._warm_until, 1)
+        if self._method.exploration == 0.0 or share <= 0.0:
+            return None
+        return self._method.exploration * share, generator(self._method.seed, "noise", step)
+
+    def _measure_payoff(self, f: Tensor, step: int) -> None:
+        """Follow the objectives at the end points through the second half of the warm-up."""
+        if step < self._warm_until <= 2 * step:
+            first = not bool(self.payoff.any())
+            self.payoff.lerp_(f[: self._m].to(self.payoff.dtype), 1.0 if first else 0.05)
+
+    def _span(self) -> Tensor:
+        span = self.payoff.amax(dim=0)
+        return torch.where(span > 0, span, torch.ones_like(span))
+
+    # ------------------------------------------------------------------ upper level
+
+    def _upper(self, batch: Batch, step: int) -> Update:
+        f = objectives_at(self._task, self.network, angles_to_vectors(self.angles), batch)
+        self._values = f.detach().double().cpu().numpy()
+        weights = np.zeros_like(self._values)
+        if "hv" in self._method.upper:
+            weights += hypervolume_weights(self._values, self._reference)
+        if "u" in self._method.upper:
+            energy = energy_gradient(self._values, self._bandwidth(step), self._method.kernel)
+            if self._method.upper == "hv+u":
+                # As long as a tenth of the hypervolume's unit weights at most.
+                energy *= 0.1 / max(float(np.abs(energy).max()), 1e-300)
+            weights += energy
+        loss = (torch.as_tensor(weights).to(f) * f).sum()
+        return Update(loss, passes=len(f))
+
+    def _bandwidth(self, step: int) -> float:
+        if self._method.bandwidth is not None:
+            return self._method.bandwidth
+        assert self._values is not None
+        factor = 0.8 + 2.2 * max(0.0, 1.0 - step / (0.6 * self._steps))
+        return max(factor * float(distances(self._values).min(axis=1).mean()), 1e-9)
 
     def _held_out(self, step: int) -> Batch | None:
         if self._method.upper_batch == "train":
@@ -217,29 +285,34 @@ class _GmooarLearner(Learner):
         rows = torch.randperm(size, generator=stream)[:count].tolist()
         return tuple(t.to(self.angles.device) for t in data[rows])
 
-    # ------------------------------------------------------------------ upper level
-
-    def _upper(self, batch: Batch) -> Update:
-        f = objectives_at(self._task, self.network, angles_to_vectors(self.angles), batch)
-        values = f.detach().double().cpu().numpy()
-        weights = np.zeros_like(values)
-        if "hv" in self._method.upper:
-            weights += hypervolume_weights(values, self._reference)
-        if "u" in self._method.upper:
-            weights += self._energy(values)
-        loss = (torch.as_tensor(weights).to(f) * f).sum()
-        return Update(loss, passes=len(f))
-
-    def _energy(self, values: np.ndarray) -> np.ndarray:
-        h = self._method.bandwidth
-        if h is None:
-            h = self._method.bandwidth_factor * float(np.mean(_nearest(values)))
-        return energy_gradient(values, max(h, 1e-9), self._method.kernel)
-
     def after_step(self, turn: str, step: int) -> None:
         if turn != "vectors":
             return
         self.angles.copy_(self._project(self.angles))
+        self.upper_steps += 1
+        every = self._method.redraw
+        if every and int(self.upper_steps) % every == 0 and step < 0.75 * self._steps:
+            self._redraw(step)
+
+    def _redraw(self, step: int) -> None:
+        """New angles for vectors whose solution repeats that of a vector before them.
+
+        Such copies sit on a corner that several vectors lead to; there the network's output does
+        not depend on the vector, so no gradient parts them.
+        """
+        assert self._values is not None
+        assert self._mover is not None
+        apart = distances(self._values / self._values.max(axis=0).clip(1e-12))
+        copies = torch.as_tensor(
+            (np.triu(apart, k=1) + np.tril(np.full_like(apart, np.inf))).min(axis=0) < 1e-3
+        )
+        copies = copies.to(self.angles.device)
+        if not copies.any():
+            return
+        fresh = self._random_angles(len(self.angles), "redraw", step).to(self.angles)
+        self.angles[copies] = fresh[copies]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            self._mover.state[self.angles][moment][copies] = 0.0
 
 
 # ---------------------------------------------------------------------- mathematics
@@ -268,34 +341,38 @@ def vectors_to_angles(vectors: Tensor) -> Tensor:
 
 
 def hypervolume_weights(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Weights w (n, m) whose Σ w·f descends the negative hypervolume.
+    """Weights w (n, m) such that a step down Σ w·f raises the hypervolume of f = ``values`` (n, m).
 
-    Each non-dominated front gets the gradient it would have alone, so that dominated solutions
-    learn too; the reference is moved out to 1.1 times the largest value where solutions lie beyond
-    it; and every solution's weights are scaled to unit length, so that all move at one pace.
+    The bare gradient is zero for dominated and repeated solutions and for those beyond the
+    reference. Here each non-dominated front gets the gradient it would have alone; the reference
+    moves out to ideal + 1.1 (worst - ideal) where solutions lie beyond it; and, in units of the
+    distance from ideal to reference, every solution's weights have length 1, so that all move at
+    one pace.
     """
-    moved = np.maximum(reference, 1.1 * values.max(axis=0))
-    weights = -sorted_hypervolume_gradient(values, moved)
+    ideal, worst = values.min(axis=0), values.max(axis=0)
+    moved = np.maximum(reference, ideal + 1.1 * (worst - ideal))
+    span = np.maximum(moved - ideal, 1e-9)
+    weights = -sorted_hypervolume_gradient((values - ideal) / span, np.ones_like(span) + 1e-9)
     norms = np.linalg.norm(weights, axis=1, keepdims=True)
-    return weights / np.where(norms > 0, norms, 1.0)
+    return weights / np.where(norms > 0, norms, 1.0) / span
+
+
+def distances(values: np.ndarray) -> np.ndarray:
+    """Euclidean distances between points (n, m), with infinity on the diagonal: (n, n)."""
+    apart = np.linalg.norm(values[:, None, :] - values[None, :, :], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    return apart
 
 
 def energy_gradient(values: np.ndarray, bandwidth: float, kernel: str) -> np.ndarray:
-    """dU/df (n, m) of the energy U = Σ_{i≠j} k(|f_i - f_j| / h), h held constant."""
-    difference = values[:, None, :] - values[None, :, :]
-    distance = np.linalg.norm(difference, axis=2)
+    """dU/df (n, m) of the energy U = Σ_{i≠j} k(|f_i - f_j| / h), h = ``bandwidth`` held constant."""
+    apart = distances(values)
     if kernel == "gauss":
-        force = 2.0 / bandwidth**2 * np.exp(-((distance / bandwidth) ** 2))
+        force = 2.0 / bandwidth**2 * np.exp(-((apart / bandwidth) ** 2))
     else:
-        force = np.exp(-distance / bandwidth) / (bandwidth * np.maximum(distance, 1e-12))
-    np.fill_diagonal(force, 0.0)
+        force = np.exp(-apart / bandwidth) / (bandwidth * np.maximum(apart, 1e-12))
+    difference = values[:, None, :] - values[None, :, :]
     return -2.0 * (force[:, :, None] * difference).sum(axis=1)
-
-
-def _nearest(values: np.ndarray) -> np.ndarray:
-    distance = np.linalg.norm(values[:, None, :] - values[None, :, :], axis=2)
-    np.fill_diagonal(distance, np.inf)
-    return distance.min(axis=1)
 
 
 def _check_region(region: tuple[float, ...], m: int) -> None:

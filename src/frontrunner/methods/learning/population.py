@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from frontrunner.methods.base import choice
-from frontrunner.methods.learning.training import Training, train
+from frontrunner.methods.learning.training import Training, adam, train
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.finite import FiniteSet
 from frontrunner.runner.learner import Learner, Update
@@ -81,7 +81,7 @@ class Population(Learner):
         return tensors | {n: getattr(self, f"buffer_{i}") for i, n in enumerate(self._buffer_names)}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return {"weights": Adam(self.stacked.parameters(), lr=self._rate)}
+        return {"weights": adam(self.stacked.parameters(), self._rate)}
 
     def update(self, batch: Batch, step: int) -> Update:
         losses = self.objectives(batch)

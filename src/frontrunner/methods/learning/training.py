@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.utils._pytree import tree_map
 
 from frontrunner.errors import ConfigError
 from frontrunner.front.indicators import hypervolume
@@ -64,11 +67,39 @@ class Training:
         return learning_rate_schedule(self.schedule, list(self.milestones))
 
 
-def objectives_at(task: Task, network: nn.Module, preferences: Tensor, batch: Batch) -> Tensor:
-    """Objectives (k, m) of a conditioned network at k preferences (k, m), in one vectorised pass."""
+def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
+    """Adam with PyTorch's defaults, as one fused kernel: the loop over tensors costs small networks
+    more than their arithmetic."""
+    return Adam(parameters, lr=learning_rate, fused=True)
+
+
+def objectives_at(
+    task: Task,
+    network: nn.Module,
+    preferences: Tensor,
+    batch: Batch,
+    noise: tuple[float, torch.Generator] | None = None,
+) -> Tensor:
+    """Objectives (k, m) of a conditioned network at k preferences (k, m), in one vectorised pass.
+
+    ``noise`` is the standard deviation, and the source, of Gaussian noise added to the outputs.
+    """
+
+    def at(preference: Tensor) -> Any:
+        return network(batch[0], preference)
+
     if len(preferences) == 1:
-        return task.losses(network(batch[0], preferences[0]), batch)[None]
-    return torch.vmap(lambda p: task.losses(network(batch[0], p), batch))(preferences)
+        outputs = tree_map(lambda t: t[None], at(preferences[0]))
+    else:
+        outputs = torch.vmap(at)(preferences)
+    if noise is not None:
+        scale, source = noise
+        outputs = tree_map(
+            lambda t: t + scale * torch.randn(t.shape, generator=source).to(t), outputs
+        )
+    if len(preferences) == 1:
+        return task.losses(tree_map(lambda t: t[0], outputs), batch)[None]
+    return torch.vmap(lambda o: task.losses(o, batch))(outputs)
 
 
 def train(
