@@ -68,9 +68,14 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_behind(
 def test_an_interrupt_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "v.bin"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), files.atomic_path(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with files.atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["v.bin"]
 

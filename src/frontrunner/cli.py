@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontrunner.errors import ConfigError, FrontrunnerError
+from frontrunner.errors import ConfigError, FrontrunnerError, RunError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "-m", "--multirun", action="store_true", help="sweep over comma-separated values"
     )
     sub.add_argument("-c", "--cfg", choices=["job", "hydra", "all"], help="print the configuration")
-    command("check", _check, "compose and validate every cell, run nothing", overrides=True)
+    sub = command("check", _check, "compose and validate every cell, run nothing", overrides=True)
+    sub.add_argument("-m", "--multirun", action="store_true", help="accepted; every cell is checked")
     sub = command("list", _list, "methods, tasks, models, evaluators, experiments")
     sub.add_argument("group", nargs="?", help="one group only")
     sub = command("compare", _compare, "fronts side by side: indicators, statistics, report")
@@ -103,7 +105,8 @@ def _print_config(what: str, words: list[str]) -> int:
     from frontrunner import config as configuration
 
     if what != "job":
-        return _hydra_main(lambda config: None, ["--cfg", what, *words])
+        search = configuration.search_path()
+        return _hydra_main(lambda config: None, ["--cfg", what, *search, *words])
     print(OmegaConf.to_yaml(configuration.compose(words), resolve=True), end="")
     return 0
 
@@ -140,10 +143,16 @@ def _multirun(words: list[str]) -> int:
             resolved = configuration.compose(overrides)
             directory, _ = runs.locate(resolved)
             print(f"[{number}/{len(cells)}] {directory}", file=sys.stderr, flush=True)
-            finished.append(runs.execute(resolved, overrides).directory)
-        except (FrontrunnerError, OSError) as error:
+            if _is_distributed(resolved):
+                _in_own_process(overrides)
+                finished.append(directory)
+            else:
+                finished.append(runs.execute(resolved, overrides).directory)
+        except Exception as error:
             if not in_process:
                 raise
+            if not isinstance(error, FrontrunnerError | OSError):
+                traceback.print_exc()
             print(f"  failed: {_one_line(error)}", file=sys.stderr, flush=True)
             failed.append(f"{' '.join(overrides)}: {_one_line(error)}")
 
@@ -153,6 +162,19 @@ def _multirun(words: list[str]) -> int:
         for line in failed:
             print(f"  failed: {line}", file=sys.stderr)
     return 1 if failed else code
+
+
+def _is_distributed(config: DictConfig) -> bool:
+    return config.runner.get("devices", 1) not in (1, "1") or config.runner.get("num_nodes", 1) > 1
+
+
+def _in_own_process(overrides: list[str]) -> None:
+    """Lightning starts the other processes of a run by repeating this one's command line."""
+    import subprocess
+
+    code = subprocess.call([sys.executable, "-m", "frontrunner.cli", "run", *overrides])
+    if code:
+        raise RunError(f"the run ended with exit code {code}; its own message is above")
 
 
 def _hydra_main(task: Any, words: list[str]) -> int:

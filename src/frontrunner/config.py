@@ -41,9 +41,11 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from None
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = OmegaConf.missing_keys(config)
     if missing:
-        raise ConfigError(f"no value for {missing[0]}; add {missing[0]}=… to the command")
+        # The shortest is where the value belongs: the others are references to it.
+        key = min(missing, key=lambda name: (len(name), name))
+        raise ConfigError(f"no value for {key}; add {key}=… to the command")
     known = {*map(str, OmegaConf.load(conf_dir() / "config.yaml")), *groups()}
     unknown = sorted(set(map(str, config)) - known)
     if unknown:
@@ -55,7 +57,9 @@ def search_path() -> list[str]:
     """Hydra overrides that add the working directory's ``conf/``, if it is not the package's own."""
     local = Path.cwd() / "conf"
     if local.is_dir() and local.resolve() != conf_dir().resolve():
-        return [f"hydra.searchpath=[file://{local}]"]
+        # Quoted, since a path may hold spaces, commas and brackets.
+        quoted = f"file://{local}".replace("\\", "\\\\").replace("'", "\\'")
+        return [f"hydra.searchpath=['{quoted}']"]
     return []
 
 

@@ -45,8 +45,9 @@ def validate(preference: ArrayLike, m: int, *, tolerance: float = 1e-6) -> Array
 
 
 def das_dennis(m: int, divisions: int) -> Array:
-    """All points of the simplex with entries in {0, 1/s, …, 1}, s = ``divisions``: shape (C(s+m-1, m-1), m).
+    """All points of the simplex with entries in {0, 1/s, …, 1}, s = ``divisions``.
 
+    Shape (C(s+m-1, m-1), m).
     Rows are in lexicographic order of the first entry, descending. Source: Das & Dennis, SIAM J.
     Optim. 8(3), 1998 (simplex-lattice design).
     """
@@ -76,7 +77,7 @@ def grid(m: int, n: int) -> Array:
 
 
 def dirichlet(m: int, n: int, concentration: float | Sequence[float], seed: int) -> Array:
-    """n draws from Dirichlet(concentration), (n, m); a scalar concentration serves every objective."""
+    """n draws from Dirichlet(concentration), (n, m); a scalar serves every objective."""
     alpha = np.broadcast_to(np.asarray(concentration, dtype=np.float64), (m,))
     if not (np.isfinite(alpha).all() and (alpha > 0).all()):
         raise FrontError("a Dirichlet concentration is positive")

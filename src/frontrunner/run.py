@@ -166,6 +166,7 @@ def _fit(
     pareto_set = method.fit(task.sealed(), runner)
     cost = {
         **runner.cost,
+        "device": runner.device,
         "peak_memory_bytes": manifest.peak_memory_bytes(),
         "stored_parameters": pareto_set.stored_parameters,
     }
@@ -176,21 +177,25 @@ def _fit(
 
 
 def _follow(config: DictConfig, directory: Path) -> Run:
-    """What the other processes of a distributed run do: train along, write nothing, and end."""
-    task, method, _ = build(config)
-    _fit_only(config, directory, task, method)
-    raise SystemExit(0)
+    """What the other processes of a distributed run do: train along, write nothing, and end.
 
-
-def _fit_only(config: DictConfig, directory: Path, task: Task, method: Method) -> None:
+    A script's earlier runs, which are done when these processes start, are only read.
+    """
     from frontrunner.pareto_sets.base import is_complete
     from frontrunner.seeds import seed_everything
 
-    if is_complete(directory / "pareto_set"):
-        return
+    if not config.fresh:
+        if (directory / manifest.FILE).exists() and _is_done(directory):
+            return load(directory)
+        if is_complete(directory / "pareto_set"):
+            raise SystemExit(0)
+    task, method, _ = build(config)
     seed_everything(config.seed)
-    runner = configuration.build(config.runner, directory=directory, seed=config.seed)
+    runner = configuration.build(
+        config.runner, directory=directory, seed=config.seed, progress="none"
+    )
     method.fit(task.sealed(), runner)
+    raise SystemExit(0)
 
 
 # ---------------------------------------------------------------------- building
@@ -229,6 +234,7 @@ def build(config: DictConfig) -> tuple[Task, Method, Objectives]:
     evaluator = configuration.build(config.evaluator)
     task.check()
     method.check(task)
+    evaluator.check(task)
     return task, method, evaluator
 
 

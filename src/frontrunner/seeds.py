@@ -16,7 +16,7 @@ def derive(seed: int, *keys: int | str) -> int:
 
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
-    """A CPU generator for one purpose at one moment, e.g. ``generator(seed, "preference", step)``."""
+    """A CPU generator for one purpose and moment, e.g. ``generator(seed, "preference", step)``."""
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *keys))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from frontrunner.errors import FrontError
+from frontrunner.errors import ConfigError, FrontError
 from frontrunner.front.front import Front
 from frontrunner.front.points import PointLog
 from frontrunner.methods.base import choice
@@ -46,6 +46,25 @@ class Objectives:
         self.what: Literal["losses", "accuracies"] = what
         self.split: Split = split
         self.points, self.reference_point, self.batch_size = points, reference_point, batch_size
+
+    def check(self, task: Task) -> None:
+        """Fail before anything is spent if these settings do not fit the task.
+
+        Raises:
+            ConfigError: no accuracies to measure, or a reference point of the wrong length.
+            FrontError: no lattice of that many points.
+        """
+        if self.what == "accuracies" and type(task).accuracies is Task.accuracies:
+            raise ConfigError(f"task '{task.name}' has no accuracies; use evaluator=objectives")
+        if self.points is not None:
+            grid(task.m, self.points)
+        reference = self.reference_point
+        if reference is not None and (
+            len(reference) != task.m or not np.isfinite(np.asarray(reference, dtype=float)).all()
+        ):
+            raise ConfigError(
+                f"evaluator.reference_point needs {task.m} finite numbers, not {list(reference)}"
+            )
 
     def key(self, pareto_set: ParetoSet) -> str:
         """Identifies weights, preferences and settings; points logged under it can be reused."""

@@ -15,7 +15,7 @@ from frontrunner.tasks.base import Task
 class Method(ABC):
     """An algorithm that turns a task into a Pareto set. It never sees the test split."""
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task) -> None:  # noqa: B027 - most methods take every task
         """Fail before anything is spent if this method cannot take this task.
 
         Raises:

@@ -49,7 +49,7 @@ class FiLM(nn.Module):
     """Feature-wise linear modulation: chosen layers become ``out * scale(r) + shift(r)``.
 
     (scale, shift) = Linear(hidden, 2C)(ReLU(Linear(m, hidden)(r))), C the channels of all chosen
-    layers together. Sources: Perez et al., AAAI 2018; as GMOOAR uses it (Chen & Kwok, NeurIPS 2022).
+    layers together. Sources: Perez et al., AAAI 2018; used as in GMOOAR (Chen & Kwok, NeurIPS 2022).
 
     Args:
         factory: makes the network to wrap.
@@ -85,19 +85,15 @@ class FiLM(nn.Module):
                 raise ConfigError(f"the network has no layer '{name}'{nearest(name, available)}")
         if len(set(names)) < len(names):
             raise ConfigError(f"model.conditioning.layers names a layer twice: {names}")
-        self.channels: list[int] = []
-        self._modulated: list[_Modulated] = []
         # Inner layers first: once a block is wrapped, the names of what it holds have changed.
-        depth = {name: name.count(".") for name in names}
         wrapped: dict[str, _Modulated] = {}
-        for name in sorted(names, key=lambda n: -depth[n]):
+        for name in sorted(names, key=lambda n: -n.count(".")):
             parent, _, child = name.rpartition(".")
             inner = self.network.get_submodule(name)
             wrapped[name] = _Modulated(inner, *_channels(inner, name))
             setattr(self.network.get_submodule(parent), child, wrapped[name])
-        for name in names:
-            self._modulated.append(wrapped[name])
-            self.channels.append(wrapped[name].channels)
+        self._modulated = [wrapped[name] for name in names]
+        self.channels = [layer.channels for layer in self._modulated]
         self.residual = residual
         self.generator = nn.Sequential(
             nn.Linear(m, hidden), nn.ReLU(), nn.Linear(hidden, 2 * sum(self.channels))
@@ -123,7 +119,7 @@ class FiLM(nn.Module):
 
 
 def _channels(layer: nn.Module, name: str) -> tuple[int, int]:
-    """Number and dimension of a layer's output channels, from the last of its parts that has any."""
+    """Number and dimension of a layer's output channels, from its last part that has any."""
     for part in reversed(list(layer.modules())):
         for attribute in ("out_channels", "num_features", "out_features"):
             size = getattr(part, attribute, None)

@@ -98,9 +98,9 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 class LeNet(nn.Module):
     """The LeNet of multi-task digit benchmarks: (B, c, h, w) -> tuple of (B, c_i).
 
-    conv5 - pool - ReLU - conv5 - pool - ReLU - linear - ReLU - heads. With 36x36 grey images, channels
-    (10, 20), 50 hidden units and two heads of 10 it has 42,350 parameters. Source: the networks of
-    COSMOS (Ruchte & Grabocka, ICDM 2021) and GMOOAR (Chen & Kwok, NeurIPS 2022).
+    conv5 - pool - ReLU - conv5 - pool - ReLU - linear - ReLU - heads. With 36x36 grey images,
+    channels (10, 20), 50 hidden units and two heads of 10 it has 42,350 parameters. Source: the
+    networks of COSMOS (Ruchte & Grabocka, ICDM 2021) and GMOOAR (Chen & Kwok, NeurIPS 2022).
     """
 
     def __init__(

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,16 @@ class ParetoSet(ABC):
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write ``weights.safetensors`` and ``pareto_set.json``; the JSON comes last, so that a
-        directory which has it is complete."""
+        directory which has it is complete.
+
+        Raises:
+            RunError: the disk is full; nothing half-written is left.
+        """
         from safetensors.torch import save_file
 
         folder = Path(directory)
-        with files.atomic_path(folder / "weights.safetensors") as temporary:
-            save_file(
-                {k: t.detach().cpu().contiguous() for k, t in self.tensors().items()},
-                str(temporary),
-            )
+        tensors = {k: t.detach().cpu().contiguous() for k, t in self.tensors().items()}
+        _write(folder / "weights.safetensors", lambda path: save_file(tensors, path))
         kind = type(self)
         files.write_json(
             folder / "pareto_set.json",
@@ -149,12 +151,56 @@ def load(directory: str | os.PathLike[str], task: Task) -> ParetoSet:
         )
     except (SafetensorError, OSError) as error:
         raise RunError(f"{folder / 'weights.safetensors'} is not readable: {error}") from None
-    except (KeyError, TypeError, ValueError, ImportError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{folder} does not hold a Pareto set of this task: {first}") from None
     if restored.digest() != meta["digest"]:
         raise RunError(f"{folder}: weights and pareto_set.json do not belong together")
     return restored
+
+
+def named_state(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a network by name; of tensors that are tied, the first name.
+
+    They share their storage with the network, so `Tensor.copy_` into them changes it.
+    """
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def check_state(found: Mapping[str, Sequence[int]], network: nn.Module) -> None:
+    """Compare the shapes of stored tensors with those of a network.
+
+    Raises:
+        ValueError: a name or a shape differs; the message names the first.
+    """
+    expected = {name: tuple(t.shape) for name, t in named_state(network).items()}
+    stored = {name: tuple(shape) for name, shape in found.items()}
+    for name in sorted({*expected, *stored}):
+        if expected.get(name) != stored.get(name):
+            raise ValueError(
+                f"'{name}' has shape {stored.get(name, 'none')} in the file "
+                f"and {expected.get(name, 'none')} in the configured model"
+            )
+
+
+def as_own_dtype(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A forward pre-hook: floating inputs take the precision of the module's weights.
+
+    A set trained in double precision then answers the same data as one trained in single.
+    """
+    like = next(module.parameters()).dtype
+    return tuple(x.to(like) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+
+def _write(path: Path, writer: Callable[[str], None]) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        with files.atomic_path(path) as temporary:
+            writer(str(temporary))
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"{path} could not be written ({reason}); make room and run again") from error
 
 
 def export(
@@ -169,8 +215,7 @@ def export(
     p = validate(preference, pareto_set.m)
     module = pareto_set.materialize(p)
     folder = Path(directory)
-    with files.atomic_path(folder / "model.safetensors") as temporary:
-        save_model(module, str(temporary))
+    _write(folder / "model.safetensors", lambda path: save_model(module, path))
     parameters = sum(q.numel() for q in module.parameters())
     description = {
         "schema_version": SCHEMA_VERSION,

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state, named_state
 from frontrunner.preferences import Kind, to_sphere, validate
 from frontrunner.tasks.base import Task
 
@@ -25,6 +25,7 @@ class AtPreference(nn.Module):
         super().__init__()
         self.network = network
         self.register_buffer("preference", preference)
+        self.register_forward_pre_hook(as_own_dtype)
 
     def forward(self, inputs: Tensor) -> Any:
         return self.network(inputs, self.preference)
@@ -59,7 +60,7 @@ class ConditionedNetwork(ParetoSet):
         return AtPreference(self.network, fed).eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        return dict(self.network.state_dict())
+        return {name: tensor.detach() for name, tensor in named_state(self.network).items()}
 
     def options(self) -> dict[str, Any]:
         return {"scale": self.scale}
@@ -74,8 +75,11 @@ class ConditionedNetwork(ParetoSet):
         options: dict[str, Any],
     ) -> ConditionedNetwork:
         network = task.conditioned_network()
-        network.to(next(iter(tensors.values())).dtype)
-        network.load_state_dict(tensors)
+        check_state({name: t.shape for name, t in tensors.items()}, network)
+        network.to(tensors[next(network.named_parameters())[0]].dtype)
+        with torch.no_grad():
+            for name, tensor in named_state(network).items():
+                tensor.copy_(tensors[name])
         return cls(network, preferences, preference_kind, options["scale"])
 
     def to(self, device: torch.device | str) -> ConditionedNetwork:

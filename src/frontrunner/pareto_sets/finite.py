@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from frontrunner.errors import FrontError
-from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state, named_state
 from frontrunner.preferences import Kind, validate
 from frontrunner.tasks.base import Task
 
@@ -37,6 +37,8 @@ class FiniteSet(ParetoSet):
             raise FrontError(f"{len(self.preferences)} preferences, but {wrong[0]} differs")
         self.network = network
         self.stacked = stacked
+        if as_own_dtype not in network._forward_pre_hooks.values():
+            network.register_forward_pre_hook(as_own_dtype)
 
     def materialize(self, preference: ArrayLike) -> nn.Module:
         p = validate(preference, self.m)
@@ -47,7 +49,7 @@ class FiniteSet(ParetoSet):
                 f"this set holds {len(self.preferences)} models and none for {p.tolist()}; "
                 f"the nearest is {self.preferences[k].round(6).tolist()}"
             )
-        state = self.network.state_dict(keep_vars=True)
+        state = named_state(self.network)
         with torch.no_grad():
             for name, tensor in self.stacked.items():
                 state[name].copy_(tensor[k])
@@ -66,12 +68,8 @@ class FiniteSet(ParetoSet):
         options: dict[str, Any],
     ) -> FiniteSet:
         network = task.network()
-        expected = {k: tuple(t.shape) for k, t in network.state_dict().items()}
-        found = {k: tuple(t.shape[1:]) for k, t in tensors.items()}
-        if expected != found:
-            differing = sorted(set(expected.items()) ^ set(found.items()))
-            raise ValueError(f"the stored tensors are not this model's: {differing[0]}")
-        network.to(next(iter(tensors.values())).dtype)
+        check_state({name: t.shape[1:] for name, t in tensors.items()}, network)
+        network.to(tensors[next(network.named_parameters())[0]].dtype)
         return cls(network, tensors, preferences, preference_kind)
 
     def to(self, device: torch.device | str) -> FiniteSet:

@@ -12,7 +12,7 @@ from frontrunner.seeds import generator
 
 
 class StepSampler(Sampler[list[int]]):
-    """Yields the index list of each step of one round: [round * every, min(total, (round+1) * every)).
+    """Yields the index list of each step of one round: [round·every, min(total, (round + 1)·every)).
 
     Step t takes the t-th slice of an endless sequence of permutations, each seeded by (seed, epoch).
     The last slice of an epoch may be short (or dropped when it has a single sample and the epoch

@@ -92,9 +92,10 @@ class Runner:
     ) -> None:
         """Train ``learner`` in place for ``steps`` mini-batches and leave its best state in it.
 
-        ``clip`` bounds the gradient's norm. The steps are divided into ``rounds``; after each one ``validate`` scores the learner (higher
-        is better), the best state is kept and a checkpoint is written. An existing checkpoint is
-        continued, and the result equals that of an uninterrupted run.
+        ``clip`` bounds the gradient's norm. The steps are divided into ``rounds``; after each one
+        ``validate`` scores the learner (higher is better), the best state is kept and a checkpoint
+        is written. An existing checkpoint is continued, and the result equals that of an
+        uninterrupted run.
 
         Raises:
             DivergenceError: a non-finite loss or weight; the last checkpoint before it is kept.

@@ -1,4 +1,4 @@
-"""The Lightning side of training: a module that steps a learner, and what happens between rounds."""
+"""The Lightning side of training: a module that steps a learner, and what is done between rounds."""
 
 from __future__ import annotations
 

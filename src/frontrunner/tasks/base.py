@@ -1,4 +1,4 @@
-"""The interface of a task: objectives, data with its splits kept apart, and a model to start from."""
+"""The interface of a task: objectives, data with its splits kept apart, a model to start from."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Model:
 
     Attributes:
         network: callable ``(input_shape=…, output_sizes=…) -> nn.Module``.
-        conditioning: callable ``(network_factory, input_shape=…, output_sizes=…, m=…) -> nn.Module``
-            that makes the same network depend on a preference, or None if it cannot be.
+        conditioning: callable ``(network_factory, input_shape=…, output_sizes=…, m=…) ->
+            nn.Module`` that makes the same network depend on a preference, or None if it cannot be.
     """
 
     network: Callable[..., nn.Module]
@@ -54,7 +54,7 @@ class Task(ABC):
 
     # ------------------------------------------------------------------ for subclasses
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - embedded data needs no check
         """Fail fast: do the files exist, have they the right columns? Called before any training.
 
         Raises:
@@ -63,7 +63,7 @@ class Task(ABC):
 
     @abstractmethod
     def load(self) -> dict[Split, Dataset[Batch]]:
-        """Build the three splits. Called once, lazily. Map-style, indexable by a list of indices."""
+        """Build the three splits, map-style and indexable by a list. Called once, lazily."""
 
     @abstractmethod
     def losses(self, outputs: Any, batch: Batch) -> Tensor:

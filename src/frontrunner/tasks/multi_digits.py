@@ -21,11 +21,11 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class MultiDigits(Task):
     """Name the left and the right of two 8×8 digits drawn over each other.
 
-    A left digit at column 0 and a right digit ``shift`` columns further share a canvas of 8 rows and
-    8 + ``shift`` columns, combined by the larger pixel; Gaussian noise is added and the whole
-    standardised by the mean and deviation of the training split. The objectives are the cross-entropies of
-    the two labels, in nats. The trade-off comes from the model: a trunk too narrow for both
-    (docs/tasks.md says how the design was measured).
+    A left digit at column 0 and a right digit ``shift`` columns further share a canvas of 8 rows
+    and 8 + ``shift`` columns, combined by the larger pixel; Gaussian noise is added and the whole
+    standardised by the mean and deviation of the training split. The objectives are the
+    cross-entropies of the two labels, in nats. The trade-off comes from the model: a trunk too
+    narrow for both (docs/tasks.md says how the design was measured).
 
     Args:
         sizes: overlays in the train, validation and test split.

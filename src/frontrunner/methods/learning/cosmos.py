@@ -18,7 +18,7 @@ from frontrunner.methods.learning import scalarization
 from frontrunner.methods.learning.training import Training, adam, objectives_at, train
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
-from frontrunner.preferences import even_rays
+from frontrunner.preferences import Kind, even_rays, grid
 from frontrunner.runner.learner import Learner, Update
 from frontrunner.runner.runner import Runner
 from frontrunner.seeds import derive
@@ -37,6 +37,8 @@ class Cosmos(Method):
         cosine_weight: λ; 0 leaves linear scalarisation with one conditioned network.
         sampling: ``dirichlet`` (paper), or ``fixed``: the read-out vectors in turn, the counterpart
             of adaptive vectors.
+        vectors: the read-out: ``even`` (equal angles for two objectives, the simplex lattice
+            beyond), or ``lattice`` (Das-Dennis for any number).
     """
 
     def __init__(
@@ -46,13 +48,16 @@ class Cosmos(Method):
         seed: int,
         cosine_weight: float,
         sampling: str = "dirichlet",
+        vectors: str = "even",
     ) -> None:
         self.training, self.points, self.seed = training, points, seed
         self.cosine_weight = positive("method.cosine_weight", cosine_weight, zero=True)
         self.sampling = choice("method.sampling", sampling, ("dirichlet", "fixed"))
+        choice("method.vectors", vectors, ("even", "lattice"))
+        self.vectors = even_rays if vectors == "even" else grid
 
     def check(self, task: Task) -> None:
-        even_rays(task.m, self.points)
+        self.vectors(task.m, self.points)
         if task.model is None or task.model.conditioning is None:
             raise ConfigError("this method needs a model with conditioning (model.conditioning)")
 
@@ -72,7 +77,7 @@ class _CosmosLearner(Learner):
         torch.manual_seed(derive(method.seed, "network"))
         self.network = task.conditioned_network()
         self._task, self._method = task, method
-        self._grid = even_rays(task.m, method.points)
+        self._grid = method.vectors(task.m, method.points)
         self.register_buffer("vectors", torch.as_tensor(self._grid, dtype=torch.float32))
         self.schedule = method.training.rate_schedule()
         # The Dirichlet's gamma draws come from NumPy, whose streams are the same on every device.
@@ -98,4 +103,6 @@ class _CosmosLearner(Learner):
         return Update(loss, passes=len(r))
 
     def pareto_set(self) -> ParetoSet:
-        return ConditionedNetwork(self.network, self._grid, "ray", scale="simplex")
+        # Without the cosine, what is left weights the objectives.
+        kind: Kind = "ray" if self._method.cosine_weight > 0 else "weight"
+        return ConditionedNetwork(self.network, self._grid, kind, scale="simplex")

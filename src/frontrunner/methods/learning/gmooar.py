@@ -3,8 +3,8 @@
 Source: Chen & Kwok, "Multi-objective deep learning with adaptive reference vectors", NeurIPS 2022.
 Lower level: the weights φ minimise Σ_i s(f(φ, r_i), r_i). Upper level: the reference vectors R make
 {f(φ, r_i)} a good front, by the gradient through r as a network input alone (the implicit term of
-the bilevel gradient is dropped, as in the paper). What the paper leaves open, and how it was decided
-here, is on docs/methods/gmooar.md.
+the bilevel gradient is dropped, as in the paper). What the paper leaves open, and how it was
+decided here, is on docs/methods/gmooar.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from frontrunner.methods.learning import scalarization
 from frontrunner.methods.learning.training import Training, adam, objectives_at, train
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
-from frontrunner.preferences import to_simplex
+from frontrunner.preferences import Kind, to_simplex
 from frontrunner.runner.learner import Learner, Update
 from frontrunner.runner.runner import Runner
 from frontrunner.seeds import derive, generator
@@ -118,6 +118,11 @@ class Gmooar(Method):
             raise ConfigError(
                 f"method.upper={self.upper} takes 2 or 3 objectives, not {task.m}; use u"
             )
+        if self.normalize and self.training.vectors_per_step < task.m:
+            raise ConfigError(
+                f"method.normalize needs training.vectors_per_step of at least {task.m}, one for "
+                "each end point"
+            )
         if self.region is not None:
             _check_region(self.region, task.m)
 
@@ -176,17 +181,12 @@ class _GmooarLearner(Learner):
         angles = angles.clamp(MARGIN, math.pi / 2 - MARGIN)
         if self._method.region is None:
             return angles
-        low, high = (math.cos(math.radians(a)) for a in reversed(self._method.region))
-        r = angles_to_vectors(angles)
-        for _ in range(30):
-            r = r.clamp(low, high)
-            r = r / r.norm(dim=-1, keepdim=True)
-        return vectors_to_angles(r)
+        return vectors_to_angles(into_region(angles_to_vectors(angles), self._method.region))
 
     def pareto_set(self) -> ParetoSet:
         vectors = angles_to_vectors(self.angles.detach().double().cpu()).numpy()
         order = np.lexsort(vectors.T[::-1])[::-1]
-        kind = "ray" if self._method.lower == "cosmos" else "weight"
+        kind: Kind = "ray" if self._method.lower == "cosmos" else "weight"
         return ConditionedNetwork(self.network, to_simplex(vectors[order]), kind, scale="sphere")
 
     # ------------------------------------------------------------------ steps
@@ -301,18 +301,19 @@ class _GmooarLearner(Learner):
         not depend on the vector, so no gradient parts them.
         """
         assert self._values is not None
-        assert self._mover is not None
         apart = distances(self._values / self._values.max(axis=0).clip(1e-12))
-        copies = torch.as_tensor(
-            (np.triu(apart, k=1) + np.tril(np.full_like(apart, np.inf))).min(axis=0) < 1e-3
-        )
-        copies = copies.to(self.angles.device)
-        if not copies.any():
+        copies = (np.triu(apart < 1e-3, k=1)).any(axis=0)
+        self._draw_anew(torch.as_tensor(copies), step)
+
+    def _draw_anew(self, chosen: Tensor, step: int) -> None:
+        if not chosen.any():
             return
-        fresh = self._random_angles(len(self.angles), "redraw", step).to(self.angles)
-        self.angles[copies] = fresh[copies]
+        assert self._mover is not None
+        fresh = self._random_angles(len(self.angles), "redraw", step)
+        chosen = chosen.to(self.angles.device)
+        self.angles[chosen] = fresh.to(self.angles)[chosen]
         for moment in ("exp_avg", "exp_avg_sq"):
-            self._mover.state[self.angles][moment][copies] = 0.0
+            self._mover.state[self.angles][moment][chosen] = 0.0
 
 
 # ---------------------------------------------------------------------- mathematics
@@ -340,6 +341,30 @@ def vectors_to_angles(vectors: Tensor) -> Tensor:
     )
 
 
+def into_region(vectors: Tensor, region: Sequence[float]) -> Tensor:
+    """Pull unit vectors (n, m) towards the diagonal until every angle to an axis lies in ``region``.
+
+    Along that way each component moves monotonically towards 1/√m, which a feasible region holds,
+    so bisection finds the first feasible vector; those already inside stay as they are.
+    """
+    low, high = (math.cos(math.radians(a)) for a in reversed(region))
+    diagonal = torch.full_like(vectors, vectors.shape[1] ** -0.5)
+
+    def moved(share: Tensor) -> Tensor:
+        mixed = (1.0 - share) * vectors + share * diagonal
+        return mixed / mixed.norm(dim=1, keepdim=True)
+
+    def inside(r: Tensor) -> Tensor:
+        return ((r >= low) & (r <= high)).all(dim=1, keepdim=True)
+
+    near, far = torch.zeros_like(vectors[:, :1]), torch.ones_like(vectors[:, :1])
+    for _ in range(30):
+        middle = 0.5 * (near + far)
+        good = inside(moved(middle))
+        near, far = torch.where(good, near, middle), torch.where(good, middle, far)
+    return torch.where(inside(vectors), vectors, moved(far))
+
+
 def hypervolume_weights(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Weights w (n, m) such that a step down Σ w·f raises the hypervolume of f = ``values`` (n, m).
 
@@ -365,7 +390,7 @@ def distances(values: np.ndarray) -> np.ndarray:
 
 
 def energy_gradient(values: np.ndarray, bandwidth: float, kernel: str) -> np.ndarray:
-    """dU/df (n, m) of the energy U = Σ_{i≠j} k(|f_i - f_j| / h), h = ``bandwidth`` held constant."""
+    """dU/df (n, m) of U = Σ_{i≠j} k(|f_i - f_j| / h), with h = ``bandwidth`` held constant."""
     apart = distances(values)
     if kernel == "gauss":
         force = 2.0 / bandwidth**2 * np.exp(-((apart / bandwidth) ** 2))

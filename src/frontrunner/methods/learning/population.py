@@ -27,8 +27,8 @@ class Population(Learner):
     """K networks, each minimising its own scalarisation of the task's objectives.
 
     All start from the same weights and see the same mini-batches, so that they differ by their
-    preferences alone. Adam acts element by element, so one Adam over the stacked parameters is K independent ones; the
-    summed loss gives every network exactly its own gradient.
+    preferences alone. Adam acts element by element, so one Adam over the stacked parameters is K
+    independent ones; the summed loss gives every network exactly its own gradient.
 
     Args:
         task: supplies the architecture and the objectives.

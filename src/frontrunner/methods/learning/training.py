@@ -33,7 +33,7 @@ class Training:
         milestones: shares of the steps after which the rate falls by 10.
         rounds: how often the front is validated; the state with the best validation hypervolume is
             what the method returns.
-        vectors_per_step: preferences a step trains a conditioned network on, on the same mini-batch.
+        vectors_per_step: preferences that one step trains a conditioned network on.
         clip: largest gradient norm; None does not clip.
         cosine_weight: λ of COSMOS on this task.
         concentration: of the Dirichlet distribution preferences are drawn from.
