@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("-c", "--cfg", choices=["job", "hydra", "all"], help="print the configuration")
     sub = command("check", _check, "compose and validate every cell, run nothing", overrides=True)
-    sub.add_argument("-m", "--multirun", action="store_true", help="accepted; every cell is checked")
+    sub.add_argument(
+        "-m", "--multirun", action="store_true", help="accepted; every cell is checked"
+    )
     sub = command("list", _list, "methods, tasks, models, evaluators, experiments")
     sub.add_argument("group", nargs="?", help="one group only")
     sub = command("compare", _compare, "fronts side by side: indicators, statistics, report")
@@ -92,7 +94,7 @@ def _run(known: argparse.Namespace, words: list[str]) -> int:
     cells = configuration.expand(words)
     if len(cells) > 1:
         raise ConfigError(f"these overrides make {len(cells)} runs; add -m to sweep over them")
-    from frontrunner import run as runs
+    import frontrunner.run as runs
 
     done = runs.run(words)
     _print_run(done)
@@ -124,8 +126,8 @@ def _print_run(done: Any) -> None:
 
 def _multirun(words: list[str]) -> int:
     """Every cell, as Hydra's launcher runs them; a failed cell does not stop the others."""
+    import frontrunner.run as runs
     from frontrunner import config as configuration
-    from frontrunner import run as runs
 
     cells = configuration.expand([w for w in words if not w.startswith("hydra")])
     in_process = not any(w.startswith(("hydra/launcher=", "hydra/sweeper=")) for w in words)
@@ -202,8 +204,8 @@ def _check(known: argparse.Namespace, words: list[str]) -> int:
 
 def _check_cells(cells: list[list[str]]) -> list[Path]:
     """Validate every cell before the first one runs."""
+    import frontrunner.run as runs
     from frontrunner import config as configuration
-    from frontrunner import run as runs
 
     directories = []
     for cell in cells:

@@ -54,7 +54,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def search_path() -> list[str]:
-    """Hydra overrides that add the working directory's ``conf/``, if it is not the package's own."""
+    """Hydra overrides that add the working directory's ``conf/`` if it is not the package's."""
     local = Path.cwd() / "conf"
     if local.is_dir() and local.resolve() != conf_dir().resolve():
         # Quoted, since a path may hold spaces, commas and brackets.
@@ -78,8 +78,11 @@ def _compose(overrides: list[str]) -> DictConfig:
     except MissingConfigException as error:
         group, _, _ = (error.missing_cfg_file or "").partition("/")
         wanted = (error.missing_cfg_file or "").removeprefix(f"{group}/")
+        valid = options(group)
+        same = [option for option in valid if option.rpartition("/")[2] == wanted]
         raise ConfigError(
-            f"{group}={wanted} does not exist{nearest(wanted, options(group))}"
+            f"{group}={wanted} does not exist{nearest(wanted, valid) if not same else ''}"
+            + (f"; did you mean '{same[0]}'?" if same else "")
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, overrides)) from None
@@ -114,7 +117,7 @@ def _keys_beside(key: str, overrides: Sequence[str]) -> list[str]:
 
 def dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every key of a configuration, in dotted form."""
-    for key in config:
+    for key in map(str, config):
         name = f"{prefix}{key}"
         yield name
         if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
@@ -125,7 +128,7 @@ def dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The cells of a sweep: one list of overrides per combination, as Hydra's basic sweeper makes them.
+    """The cells of a sweep, as Hydra's basic sweeper makes them: a list of overrides each.
 
     Raises:
         ConfigError: a malformed override.
@@ -138,7 +141,10 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
-        raise ConfigError(_first_line(error)) from None
+        where = getattr(error, "override", None)
+        raise ConfigError(
+            f"{where}: {_first_line(error)}" if where else _first_line(error)
+        ) from None
     return [list(cell) for cell in batches[0]]
 
 
@@ -225,7 +231,7 @@ def load(path: str | os.PathLike[str]) -> DictConfig:
     from yaml import YAMLError
 
     try:
-        config = OmegaConf.load(path)
+        config = OmegaConf.load(Path(path))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:

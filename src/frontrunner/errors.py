@@ -39,7 +39,7 @@ class DivergenceError(FrontrunnerError):
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` for the closest valid words, or all of them if few."""
+    """Return ``"; did you mean 'a' or 'b'?"`` for the closest valid words, or all if few."""
     words = sorted({str(v) for v in valid})
     close = difflib.get_close_matches(word, words, n=2, cutoff=0.6)
     if close:

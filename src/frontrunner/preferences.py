@@ -47,9 +47,8 @@ def validate(preference: ArrayLike, m: int, *, tolerance: float = 1e-6) -> Array
 def das_dennis(m: int, divisions: int) -> Array:
     """All points of the simplex with entries in {0, 1/s, …, 1}, s = ``divisions``.
 
-    Shape (C(s+m-1, m-1), m).
-    Rows are in lexicographic order of the first entry, descending. Source: Das & Dennis, SIAM J.
-    Optim. 8(3), 1998 (simplex-lattice design).
+    Shape (C(s+m-1, m-1), m), rows in lexicographic order of the first entry, descending. Source:
+    Das & Dennis, SIAM J. Optim. 8(3), 1998 (simplex-lattice design).
     """
     if m < 2 or divisions < 1:
         raise FrontError("a Das-Dennis grid needs m >= 2 objectives and at least 1 division")

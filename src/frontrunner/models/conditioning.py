@@ -49,7 +49,7 @@ class FiLM(nn.Module):
     """Feature-wise linear modulation: chosen layers become ``out * scale(r) + shift(r)``.
 
     (scale, shift) = Linear(hidden, 2C)(ReLU(Linear(m, hidden)(r))), C the channels of all chosen
-    layers together. Sources: Perez et al., AAAI 2018; used as in GMOOAR (Chen & Kwok, NeurIPS 2022).
+    layers together. Sources: Perez et al., AAAI 2018; GMOOAR (Chen & Kwok, NeurIPS 2022).
 
     Args:
         factory: makes the network to wrap.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,7 @@ class Heads(nn.Module):
     def scale_(self, factor: float) -> None:
         """Scale the weights and clear the biases, in place."""
         for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             layer.weight.mul_(factor)
             layer.bias.zero_()
 
@@ -89,7 +91,10 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer; with no inputs it is its bias, drawn as PyTorch would for one input."""
     if inputs > 0:
         return nn.Linear(inputs, outputs)
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    with warnings.catch_warnings():
+        # PyTorch remarks that there is nothing to initialise.
+        warnings.simplefilter("ignore")
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     with torch.no_grad():
         layer.bias.uniform_(-1.0, 1.0)
     return layer

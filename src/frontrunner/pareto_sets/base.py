@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from frontrunner import files
-from frontrunner.errors import RunError
+from frontrunner.errors import FrontError, RunError
 from frontrunner.preferences import Kind, validate
 from frontrunner.tasks.base import Task
 
@@ -52,6 +52,17 @@ class ParetoSet(ABC):
         Raises:
             FrontError: the preference is not on the simplex, or this set has no model for it.
         """
+
+    def one(self, preference: ArrayLike) -> NDArray[np.float64]:
+        """A single preference (m,), validated.
+
+        Raises:
+            FrontError: not on the simplex, or several at once.
+        """
+        p = validate(preference, self.m)
+        if p.ndim != 1:
+            raise FrontError(f"one preference at a time: shape ({self.m},), not {p.shape}")
+        return p
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -151,7 +162,7 @@ def load(directory: str | os.PathLike[str], task: Task) -> ParetoSet:
         )
     except (SafetensorError, OSError) as error:
         raise RunError(f"{folder / 'weights.safetensors'} is not readable: {error}") from None
-    except (KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
+    except (FrontError, KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{folder} does not hold a Pareto set of this task: {first}") from None
     if restored.digest() != meta["digest"]:
@@ -189,7 +200,11 @@ def as_own_dtype(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     A set trained in double precision then answers the same data as one trained in single.
     """
     like = next(module.parameters()).dtype
-    return tuple(x.to(like) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+    def cast(x: Any) -> Any:
+        return x.to(like) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    return tuple(cast(x) for x in inputs)
 
 
 def _write(path: Path, writer: Callable[[str], None]) -> None:
@@ -200,7 +215,7 @@ def _write(path: Path, writer: Callable[[str], None]) -> None:
             writer(str(temporary))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(f"{path} could not be written ({reason}); make room and run again") from error
+        raise RunError(f"{path} could not be written ({reason}); make room, run again") from error
 
 
 def export(
@@ -212,7 +227,7 @@ def export(
     """
     from safetensors.torch import save_model
 
-    p = validate(preference, pareto_set.m)
+    p = pareto_set.one(preference)
     module = pareto_set.materialize(p)
     folder = Path(directory)
     _write(folder / "model.safetensors", lambda path: save_model(module, path))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state, named_state
-from frontrunner.preferences import Kind, to_sphere, validate
+from frontrunner.preferences import Kind, to_sphere
 from frontrunner.tasks.base import Task
 
 Scale = Literal["simplex", "sphere"]
@@ -52,7 +52,7 @@ class ConditionedNetwork(ParetoSet):
         self.scale: Scale = scale
 
     def materialize(self, preference: ArrayLike) -> nn.Module:
-        p = validate(preference, self.m)
+        p = self.one(preference)
         if self.scale == "sphere":
             p = to_sphere(p)
         like = next(self.network.parameters())

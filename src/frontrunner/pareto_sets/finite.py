@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from frontrunner.errors import FrontError
 from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state, named_state
-from frontrunner.preferences import Kind, validate
+from frontrunner.preferences import Kind
 from frontrunner.tasks.base import Task
 
 
@@ -41,7 +41,7 @@ class FiniteSet(ParetoSet):
             network.register_forward_pre_hook(as_own_dtype)
 
     def materialize(self, preference: ArrayLike) -> nn.Module:
-        p = validate(preference, self.m)
+        p = self.one(preference)
         distance = np.abs(self.preferences - p).max(axis=1)
         k = int(distance.argmin())
         if distance[k] > 1e-6:

@@ -12,13 +12,13 @@ from frontrunner.seeds import generator
 
 
 class StepSampler(Sampler[list[int]]):
-    """Yields the index list of each step of one round: [round·every, min(total, (round + 1)·every)).
+    """Yields the index list of each step of a round: [round·every, min(total, (round + 1)·every)).
 
-    Step t takes the t-th slice of an endless sequence of permutations, each seeded by (seed, epoch).
-    The last slice of an epoch may be short (or dropped when it has a single sample and the epoch
-    has others, since batch statistics of one sample are undefined). With several processes each
-    takes every ``world``-th index of the slice, so together they see what one process would; where
-    the slice has fewer indices than there are processes, some of them repeat an index.
+    Step t takes the t-th slice of an endless sequence of permutations, each seeded by (seed,
+    epoch). The last slice of an epoch may be short (or dropped when it has a single sample and the
+    epoch has others, since batch statistics of one sample are undefined). With several processes
+    each takes every ``world``-th index of the slice, so together they see what one process would;
+    where the slice has fewer indices than there are processes, some of them repeat an index.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, total: int, every: int) -> None:
@@ -64,7 +64,7 @@ class _Rows(Dataset[Any]):
         self.dataset = dataset
 
     def __getitem__(self, indices: list[int]) -> Any:
-        return self.dataset[indices]  # type: ignore[index]
+        return self.dataset[indices]
 
 
 def step_loader(dataset: Dataset[Any], sampler: StepSampler, num_workers: int) -> DataLoader[Any]:

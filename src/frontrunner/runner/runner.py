@@ -144,7 +144,9 @@ class Runner:
         except Exception as error:
             # Lightning raises half a dozen types for unusable devices, strategies and precisions.
             raise ConfigError(f"runner: {_first_line(error)}") from error
-        resume = self._usable_checkpoint()
+        resume, taken = self._usable_checkpoint()
+        # Lightning opens the data before it tells the sampler which round it continues with.
+        sampler.set_epoch(taken // every)
         handler = signal.getsignal(signal.SIGINT)
         started = time.perf_counter()
         try:
@@ -165,14 +167,14 @@ class Runner:
         self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}
         self.device = _device_name(trainer)
 
-    def _usable_checkpoint(self) -> str | None:
-        """The checkpoint to continue from.
+    def _usable_checkpoint(self) -> tuple[str | None, int]:
+        """The checkpoint to continue from, and the steps taken up to it.
 
         Raises:
             RunError: it exists but cannot be read.
         """
         if not self.checkpoint.is_file():
-            return None
+            return None, 0
         import torch
 
         try:
@@ -186,7 +188,7 @@ class Runner:
             raise RunError(
                 f"{self.checkpoint} is not a checkpoint of a run; remove it to start again"
             )
-        return str(self.checkpoint)
+        return str(self.checkpoint), int(content["frontrunner"]["step"])
 
     def _profiler(self) -> Any:
         """A Lightning profiler that writes into the run's directory: its log lines are silenced."""
@@ -200,7 +202,8 @@ class Runner:
             "pytorch": profilers.PyTorchProfiler,
         }
         if self.profiler not in kinds:
-            raise ConfigError(f"runner.profiler={self.profiler}{nearest(str(self.profiler), kinds)}")
+            hint = nearest(str(self.profiler), kinds)
+            raise ConfigError(f"runner.profiler={self.profiler} is unknown{hint}")
         return kinds[self.profiler](dirpath=self.directory, filename="profile")
 
 

@@ -1,4 +1,4 @@
-"""The Lightning side of training: a module that steps a learner, and what is done between rounds."""
+"""The Lightning side of training: a module that steps a learner, and what comes between rounds."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TrainingModule(pl.LightningModule):
         self.manual_backward(update.loss)
         if self.clip is not None:
             self.clip_gradients(
-                optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm"
+                optimizer.optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm"
             )
         optimizer.step()
         if len(optimizers) > 1:

@@ -49,7 +49,7 @@ class Task(ABC):
 
     def __init__(self, model: Model | None = None) -> None:
         self.model = model
-        self._splits: dict[str, Dataset[Batch]] | None = None
+        self._splits: dict[Split, Dataset[Batch]] | None = None
         self._sealed = False
 
     # ------------------------------------------------------------------ for subclasses
@@ -145,7 +145,7 @@ class Task(ABC):
         size = len(dataset)  # type: ignore[arg-type]
         outputs, batches = [], []
         for start in range(0, size, batch_size):
-            batch = dataset[list(range(start, min(start + batch_size, size)))]  # type: ignore[index]
+            batch = dataset[list(range(start, min(start + batch_size, size)))]
             batch = tuple(t.to(device) for t in batch)
             outputs.append(network(batch[0]))
             batches.append(batch)

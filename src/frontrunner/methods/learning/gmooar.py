@@ -47,7 +47,7 @@ class Gmooar(Method):
         lower: scalarisation s: ``linear``, ``cosmos`` (linear minus λ times cosine) or ``stch``
             (smooth Chebyshev).
         cosine_weight: λ of ``cosmos``. mu: smoothing of ``stch``, in units of r_j f_j.
-        vector_learning_rate: of Adam on the angles.
+        vector_learning_rate: of Adam on the angles; None takes the task's.
         kernel: of the uniformity energy: ``gauss`` exp(-d²/h²) (paper) or ``laplace`` exp(-d/h)
             (the published code of a follow-up).
         bandwidth: h, in units of the objectives; None follows the solutions: a multiple of their
@@ -75,9 +75,9 @@ class Gmooar(Method):
         seed: int,
         cosine_weight: float,
         upper: str = "hv",
-        lower: str = "cosmos",
+        lower: str = "linear",
         mu: float = 0.1,
-        vector_learning_rate: float = 5e-3,
+        vector_learning_rate: float | None = None,
         kernel: str = "gauss",
         bandwidth: float | None = None,
         schedule: str = "cycle",
@@ -99,7 +99,8 @@ class Gmooar(Method):
         self.upper_batch = choice("method.upper_batch", upper_batch, ("train", "held_out"))
         self.cosine_weight = positive("method.cosine_weight", cosine_weight, zero=True)
         self.mu = positive("method.mu", mu)
-        self.vector_learning_rate = positive("method.vector_learning_rate", vector_learning_rate)
+        rate = training.vector_learning_rate if vector_learning_rate is None else vector_learning_rate
+        self.vector_learning_rate = positive("method.vector_learning_rate", rate)
         self.bandwidth = None if bandwidth is None else positive("method.bandwidth", bandwidth)
         if not 0 <= warmup < 1 or not 0 <= freeze < 1 or warmup + freeze >= 1:
             raise ConfigError("method.warmup and method.freeze are shares that sum to less than 1")

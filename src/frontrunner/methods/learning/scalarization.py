@@ -12,7 +12,7 @@ def linear(f: Tensor, w: Tensor) -> Tensor:
 
 
 def chebyshev(f: Tensor, w: Tensor, ideal: float | Tensor = 0.0) -> Tensor:
-    """max_j w_j (f_j - z_j), z the ideal point (Bowman, 1976). Reaches all weakly optimal points."""
+    """max_j w_j (f_j - z_j), z the ideal point (Bowman, 1976). Reaches all weak optima."""
     return (w * (f - ideal)).amax(-1)
 
 

@@ -35,6 +35,7 @@ class Training:
             what the method returns.
         vectors_per_step: preferences that one step trains a conditioned network on.
         clip: largest gradient norm; None does not clip.
+        vector_learning_rate: of Adam on adaptive reference vectors.
         cosine_weight: λ of COSMOS on this task.
         concentration: of the Dirichlet distribution preferences are drawn from.
     """
@@ -47,6 +48,7 @@ class Training:
     rounds: int = 20
     vectors_per_step: int = 1
     clip: float | None = None
+    vector_learning_rate: float = 5e-3
     cosine_weight: float = 2.0
     concentration: float | Sequence[float] = field(default=1.2)
 
@@ -56,6 +58,7 @@ class Training:
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"training.{name}={value} must be a whole number of at least 1")
         positive("training.learning_rate", self.learning_rate)
+        positive("training.vector_learning_rate", self.vector_learning_rate)
         positive("training.cosine_weight", self.cosine_weight, zero=True)
         alphas = self.concentration
         for alpha in [alphas] if isinstance(alphas, int | float) else alphas:

@@ -1,0 +1,68 @@
+# `make` alone lists what there is to make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+READY  := $(VENV)/.ready
+# The lock is the only place that names the version of torch.
+TORCH  := $(shell grep '^torch==' requirements.lock)
+# For example TORCH_OPTIONS="--index-url URL" for builds from another index (CPU only, say).
+TORCH_OPTIONS ?=
+# For example make test PYTEST_OPTIONS="tests/front -x"
+PYTEST_OPTIONS ?=
+
+DEMO := $(BIN)/frontrunner run -m experiment=demo
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench wheel wheel-check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(READY) ## the environment .venv, with the versions in requirements.lock
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "$(VENV): new environment"; $(PYTHON) -m venv $(VENV); }
+	@# First and by itself: resolved among the others, torch may come in another build.
+	@echo "$(VENV): $(TORCH)"
+	@$(PIP) $(TORCH_OPTIONS) $(TORCH)
+	@echo "$(VENV): frontrunner and the tools to develop it"
+	@$(PIP) --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+# A finished run is not run again, so a second `make demo` only compares.
+demo: export WANDB_MODE = offline
+demo: $(READY) ## train five methods on an embedded task and compare their fronts
+	$(DEMO) method=learning/gmooar method.upper=hv,u seed=0,1
+	$(DEMO) method=learning/cosmos,learning/linear_scalarization,learning/chebyshev seed=0,1
+	$(BIN)/frontrunner compare runs/demo
+
+test: export HF_HUB_OFFLINE = 1
+test: export WANDB_MODE = offline
+test: $(READY) ## the tests
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+lint: $(READY) ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: export WANDB_MODE = offline
+bench: $(READY) ## speed and memory, each as a ratio (benchmarks/)
+	@set -e; for file in benchmarks/[!_]*.py; do \
+		test -e "$$file" || { echo "benchmarks/ has no programs"; exit 1; }; \
+		echo "$$file"; $(BIN)/python "$$file"; \
+	done
+
+wheel: $(READY) ## dist/frontrunner-VERSION-py3-none-any.whl
+	$(BIN)/python -m build --wheel --outdir dist
+
+wheel-check: $(READY) ## install the wheel into an empty environment and run it there
+	scripts/check_wheel.sh $(BIN)/python
+
+clean: ## remove the environment, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	find src tests experiments benchmarks -name __pycache__ -prune -exec rm -rf {} +

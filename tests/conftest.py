@@ -1,0 +1,91 @@
+"""Shared by all tests: no network, one thread, and configurations that run in under a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before NumPy and torch are imported, which read them once; child processes inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+QUIET = ("logger=none", "runner.progress=none", "runner.threads=1", "runner.accelerator=cpu")
+TINY = (
+    "task=multi_digits",
+    "task.sizes=[200,50,50]",
+    "training.steps=20",
+    "training.rounds=2",
+    "training.batch_size=32",
+    "points=3",
+    *QUIET,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def quiet() -> list[str]:
+    """Overrides that keep a run on the CPU, silent and untracked."""
+    return list(QUIET)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Overrides of a whole run that takes about half a second."""
+    return list(TINY)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Environment of a child process that runs this source tree."""
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return {**os.environ, "PYTHONPATH": path}
+
+
+@pytest.fixture(scope="session")
+def command(environment) -> Iterator[Callable[..., int]]:
+    """``command(words, cwd, moment=None)``: the command in a process of its own.
+
+    Returns its exit code, or minus the signal that ended it. ``moment`` says where something befalls
+    it, see `crashing.py`.
+    """
+    script = Path(__file__).with_name("crashing.py")
+    server: Any = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+
+    def run(words: list[str], cwd: Path, moment: tuple[str, str, int] | None = None) -> int:
+        server.stdin.write(json.dumps({"words": words, "cwd": str(cwd), "moment": moment}) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=20)

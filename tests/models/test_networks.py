@@ -1,0 +1,121 @@
+"""Networks: published sizes, shapes, and settings that are refused."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from frontrunner.errors import ConfigError
+from frontrunner.models.conditioning import FiLM, build_network
+from frontrunner.models.networks import MLP, LeNet
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def by_hand(channels, hidden, heads, kernel=5, depth=1, size=36):
+    """Weights and biases of the LeNet, layer by layer."""
+    total = 0
+    for width in channels:
+        total += width * depth * kernel**2 + width
+        depth, size = width, (size - kernel + 1) // 2
+    total += depth * size**2 * hidden + hidden
+    return total + sum(hidden * c + c for c in heads)
+
+
+def test_lenet_has_the_42350_parameters_of_the_literature():
+    # Chen & Kwok (NeurIPS 2022) count 42,350 for one network and 43,685 for GMOOAR's, vectors too.
+    network = LeNet((1, 36, 36), (10, 10))
+    assert parameters(network) == 42_350 == by_hand((10, 20), 50, (10, 10))
+
+
+def test_lenet_with_film_and_15_angles_has_43685_parameters():
+    network = FiLM(LeNet, (1, 36, 36), (10, 10), m=2, hidden=20)
+    assert parameters(network) + 15 == 43_685
+    generator = (2 * 20 + 20) + (20 * 2 * (10 + 20) + 2 * (10 + 20))
+    assert parameters(network) == 42_350 + generator
+
+
+def test_lenet_returns_one_tensor_per_head_for_any_image_size():
+    outputs = LeNet((3, 28, 20), (7, 2, 5), channels=(4, 6), hidden=9)(torch.zeros(11, 3, 28, 20))
+    assert [tuple(o.shape) for o in outputs] == [(11, 7), (11, 2), (11, 5)]
+
+
+@pytest.mark.parametrize("shape", [(36, 36), (1, 36), (4,)])
+def test_lenet_refuses_inputs_that_are_not_images(shape):
+    with pytest.raises(ConfigError, match="images"):
+        LeNet(shape, (10,))
+
+
+def test_lenet_refuses_images_too_small_for_its_blocks():
+    with pytest.raises(ConfigError, match="too small"):
+        LeNet((1, 12, 12), (10,))
+
+
+def test_mlp_is_its_formula():
+    network = MLP((2, 3), (4, 1), hidden=[5, 7], activation=["tanh", "none"])
+    x = torch.randn(8, 2, 3, generator=torch.Generator().manual_seed(0))
+    first, second = network.linears
+    h = second(torch.tanh(first(x.reshape(8, 6))))
+    for output, layer in zip(network(x), network.heads.layers, strict=True):
+        torch.testing.assert_close(output, h @ layer.weight.T + layer.bias)
+    assert parameters(network) == (6 * 5 + 5) + (5 * 7 + 7) + (7 * 4 + 4) + (7 * 1 + 1)
+
+
+def test_inputs_without_columns_give_a_constant_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = MLP((0,), (3,), hidden=[4])
+        (outputs,) = network(torch.zeros(2, 0))
+        outputs.sum().backward()
+    assert torch.equal(outputs[0], outputs[1])
+    assert network.linears[0].bias.abs().max() > 0
+    assert network.linears[0].bias.grad.abs().max() > 0
+
+
+def test_networks_of_one_torch_seed_are_equal_also_without_inputs():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(MLP((0,), (3,), hidden=[4, 4]).parameters())
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+def test_head_scale_shrinks_the_initial_outputs_and_clears_their_biases():
+    torch.manual_seed(0)
+    plain = MLP((3,), (2,), hidden=[6])
+    torch.manual_seed(0)
+    scaled = MLP((3,), (2,), hidden=[6], head_scale=0.01)
+    before, after = plain.heads.layers[0], scaled.heads.layers[0]
+    torch.testing.assert_close(after.weight, 0.01 * before.weight)
+    assert (after.bias == 0).all()
+    torch.testing.assert_close(scaled.linears[0].weight, plain.linears[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": []}, "at least one hidden layer"),
+        ({"hidden": [4, 0]}, "at least one"),
+        ({"hidden": [4], "activation": "swish"}, "valid: relu"),
+        ({"hidden": [4, 4], "activation": ["relu"]}, "1 activations for 2"),
+    ],
+)
+def test_mlp_refuses_settings_with_what_to_change(options, message):
+    with pytest.raises(ConfigError, match=message):
+        MLP((3,), (2,), **options)
+
+
+def test_a_factory_is_given_only_the_shapes_it_takes():
+    assert build_network(lambda: nn.Linear(3, 4), (3,), (4,)).out_features == 4
+    network = build_network(lambda input_shape: nn.Linear(math.prod(input_shape), 1), (2, 5), (4,))
+    assert network.in_features == 10
+    everything = {}
+    build_network(lambda **shapes: everything.update(shapes) or nn.Identity(), (2,), (4,))
+    assert everything == {"input_shape": (2,), "output_sizes": (4,)}
