@@ -28,6 +28,25 @@ def arguments(description: str | None, *, device: bool = True) -> argparse.Argum
     return parser
 
 
+def clock(device: str) -> float:
+    """Seconds of processor time on a CPU, which neighbours on a shared machine disturb least (one
+    thread: on an idle machine that is the wall-clock time); on a GPU wall-clock, its work done."""
+    if device == "cpu":
+        return time.process_time()
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def one_thread(device: str) -> None:
+    """On a CPU use one thread, so that processor time is what a step takes."""
+    import torch
+
+    if device == "cpu":
+        torch.set_num_threads(1)
+
+
 def interleave(
     variants: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu"
 ) -> dict[str, list[float]]:
@@ -36,21 +55,11 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(-1, repeats):
         for name in list(variants) if repeat % 2 == 0 else list(variants)[::-1]:
-            synchronize(device)
-            start = time.perf_counter()
+            start = clock(device)
             variants[name]()
-            synchronize(device)
             if repeat >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock(device) - start)
     return seconds
-
-
-def synchronize(device: str) -> None:
-    """Wait until the device has done what was asked of it."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, Any]:

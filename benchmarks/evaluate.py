@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import arguments, interleave, ratio, spread, write
+from _common import arguments, interleave, one_thread, ratio, spread, write
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -112,6 +112,7 @@ def prepare(
 
 def memory(variant: str, case: str, images: int, models: int, folder: Path, device: str) -> int:
     """Bytes that scoring takes at its peak, above what one scored model leaves behind."""
+    one_thread(device)
     task = make_task(case, images)
     task.measure(task.network().to(device).eval(), "test", device=device)
     before = in_use(device)
@@ -172,9 +173,12 @@ def run_case(case: str, images: int, models: int, repeats: int, device: str) -> 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--models", type=int, default=100)
-    parser.add_argument("--images", type=int, default=200, help="36x36 images for the LeNet")
-    parser.add_argument("--samples", type=int, default=2000, help="overlays for the multi_digits MLP")
+    parser.add_argument("--images", type=int, default=100, help="36x36 images for the LeNet")
+    parser.add_argument(
+        "--samples", type=int, default=2000, help="overlays for the multi_digits MLP"
+    )
     options = parser.parse_args()
+    one_thread(options.device)
     case = partial(run_case, models=options.models, device=options.device)
     results = {
         "lenet": case("lenet", options.images, repeats=options.repeats or 3),

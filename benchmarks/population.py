@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from _common import arguments, interleave, ratio, spread, write
+from _common import arguments, interleave, one_thread, ratio, spread, write
 from torch import Tensor
 
 from frontrunner import config
@@ -69,9 +69,10 @@ def main() -> None:
     repeats = options.repeats or 40
     device, k = options.device, options.networks
 
+    one_thread(device)
     task = build_task(config.compose(["task=multi_digits", "method=learning/linear_scalarization"]))
     dataset = task.data("train")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()  # type: ignore[arg-type]
     size = options.batch_size
     batches: list[Batch] = [
         tuple(t.to(device) for t in dataset[order[i * size : (i + 1) * size]])

@@ -69,8 +69,8 @@ def environment() -> dict[str, str]:
 def command(environment) -> Iterator[Callable[..., int]]:
     """``command(words, cwd, moment=None)``: the command in a process of its own.
 
-    Returns its exit code, or minus the signal that ended it. ``moment`` says where something befalls
-    it, see `crashing.py`.
+    Returns its exit code, or minus the signal that ended it. ``moment`` says where something
+    befalls it, see `crashing.py`.
     """
     script = Path(__file__).with_name("crashing.py")
     server: Any = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A server for tests that end a command at a chosen moment; run as a script, see `conftest.command`.
+"""A server for tests that end a command at a chosen moment; a script for `conftest.command`.
 
 It imports what is heavy once, then forks for every line of JSON on its standard input, so that each
 command runs in a fresh process at a fraction of the cost. It answers with the exit code, or minus

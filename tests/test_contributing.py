@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -63,6 +64,7 @@ def test_the_test_of_the_page_passes(project: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_p_norm.py"],
         cwd=project,
+        env={**os.environ, "PYTHONPATH": str(PAGE.parent / "src")},
         capture_output=True,
         text=True,
     )

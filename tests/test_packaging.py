@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -196,7 +197,11 @@ def heavy_after(program: str, where: Path) -> list[str]:
     """Which heavy packages a fresh interpreter has loaded after ``program``."""
     ending = f"\nimport json, sys\nprint(json.dumps([h for h in {HEAVY!r} if h in sys.modules]))"
     done = subprocess.run(
-        [sys.executable, "-c", program + ending], cwd=where, capture_output=True, text=True
+        [sys.executable, "-c", program + ending],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout.splitlines()[-1]))

@@ -145,3 +145,8 @@ def test_simplex_and_sphere_keep_the_direction() -> None:
     np.testing.assert_allclose(np.linalg.norm(on_sphere, axis=1), 1)
     np.testing.assert_allclose(preferences.to_simplex(on_sphere), on_simplex)
     np.testing.assert_allclose(preferences.to_sphere(on_simplex), on_sphere)
+
+
+def test_validating_twice_changes_no_bit():
+    once = preferences.validate(preferences.dirichlet(2, 2000, 1.0, seed=5) * (1 + 5e-7), 2)
+    np.testing.assert_array_equal(preferences.validate(once, 2), once)

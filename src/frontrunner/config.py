@@ -84,7 +84,7 @@ def _compose(overrides: list[str]) -> DictConfig:
             f"{group}={wanted} does not exist{nearest(wanted, valid) if not same else ''}"
             + (f"; did you mean '{same[0]}'?" if same else "")
         ) from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from None
     finally:
         GlobalHydra.instance().clear()

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 def validate(preference: ArrayLike, m: int, *, tolerance: float = 1e-6) -> Array:
-    """Return ``preference`` as float64 of shape (m,) or (n, m), each row exactly on the simplex.
+    """Return ``preference`` as float64 of shape (m,) or (n, m), each row summing to 1.
 
     Raises:
         FrontError: wrong length, a non-finite or negative entry, or a sum away from 1.
@@ -41,7 +41,9 @@ def validate(preference: ArrayLike, m: int, *, tolerance: float = 1e-6) -> Array
     if (np.abs(total - 1.0) > tolerance).any():
         raise FrontError(f"the entries of a preference sum to 1, not {float(total.ravel()[0]):g}")
     p = np.clip(p, 0.0, None)
-    return p / p.sum(axis=-1, keepdims=True)
+    total = p.sum(axis=-1, keepdims=True)
+    # Dividing again could change the last bit: what is valid already comes back as it is.
+    return np.where(np.abs(total - 1.0) <= 1e-12, p, p / total)
 
 
 def das_dennis(m: int, divisions: int) -> Array:

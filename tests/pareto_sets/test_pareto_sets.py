@@ -244,7 +244,9 @@ def test_altered_json_is_refused(saved, key, value, message):
 def test_another_model_is_refused_naming_the_layer_that_differs(make, tmp_path):
     make().save(tmp_path)
     message = refused(tmp_path, network=lambda **s: MLP(**s, hidden=[6, 4]))
-    assert re.search(r"'(heads|generator|network|linears)\S+' has shape \(\d.* in the file", message)
+    assert re.search(
+        r"'(heads|generator|network|linears)\S+' has shape \(\d.* in the file", message
+    )
 
 
 def test_weights_of_another_run_are_refused(saved, tmp_path):

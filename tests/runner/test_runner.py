@@ -159,9 +159,7 @@ def test_clipping_bounds_a_step_of_gradient_descent(tmp_path):
     for clip in (None, 0.25):
         learner = Steep(schedule="constant")
         before = learner.a.detach().clone()
-        runner(tmp_path / str(clip)).fit(
-            learner, DATA, steps=1, batch_size=4, rounds=1, clip=clip
-        )
+        runner(tmp_path / str(clip)).fit(learner, DATA, steps=1, batch_size=4, rounds=1, clip=clip)
         moved[clip] = float((learner.a.detach() - before).norm())
     assert moved[0.25] == pytest.approx(0.25, rel=1e-4)
     assert moved[None] > 1e5

@@ -305,7 +305,7 @@ def test_without_file_or_hub_package_the_error_says_both_ways(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"adult/adult.csv.*FRONTRUNNER_DATA.*pip install datasets"):
         Fairness("adult").check()
-    with pytest.raises(DataError, match=r"compas/compas.csv.*name a hub data set with hub="):
+    with pytest.raises(DataError, match=r"compas/compas.csv.*name a hub data set with task.hub="):
         Fairness("compas").check()
 
 

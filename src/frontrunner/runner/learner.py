@@ -51,6 +51,14 @@ class Learner(nn.Module, ABC):
     def update(self, batch: tuple[Tensor, ...], step: int) -> Update:
         """The update of training step ``step`` (counted from 0)."""
 
+    def clip_gradients(self, turn: str, bound: float) -> None:
+        """Scale the gradients down, in place, to a Euclidean norm of at most ``bound``.
+
+        Called before the optimiser named ``turn`` steps; only its parameters have gradients then.
+        A learner of several independent models bounds each by itself.
+        """
+        nn.utils.clip_grad_norm_(self.parameters(), bound)
+
     def after_step(self, turn: str, step: int) -> None:
         """Called after the optimiser stepped; the place for projections."""
 

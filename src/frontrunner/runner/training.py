@@ -91,9 +91,7 @@ class TrainingModule(pl.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(update.loss)
         if self.clip is not None:
-            self.clip_gradients(
-                optimizer.optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm"
-            )
+            self.learner.clip_gradients(turn, self.clip)
         optimizer.step()
         if len(optimizers) > 1:
             self.untoggle_optimizer(optimizer)

@@ -314,7 +314,9 @@ def read(dataset: str, path: str | os.PathLike[str] | None, hub: str | None) -> 
 
 
 def _read_hub(dataset: str, hub: str | None) -> Table:
-    where = f"give task.path=…, or put {dataset}/{dataset}.csv under the folder $FRONTRUNNER_DATA names"
+    where = (
+        f"give task.path=…, or put {dataset}/{dataset}.csv under the folder $FRONTRUNNER_DATA names"
+    )
     if hub is None:
         raise DataError(f"no {dataset} data: {where}, or name a hub data set with task.hub=…")
     try:

@@ -27,7 +27,8 @@ class Problem:
 
     Values are exact everywhere in the box. Gradients are the true ones wherever those are finite;
     where a root has an infinite slope (ZDT1, ZDT3, ZDT4 at f₁ = 0, ZDT6 at g = 1) the root's slope
-    is taken as that at 1e-6: finite, of the right sign, and steep enough to lead away. Safe under `torch.func.vmap`.
+    is taken as that at 1e-6: finite, of the right sign, and steep enough to lead away. Safe under
+    `torch.func.vmap`.
 
     Attributes:
         name: lower-case name.
@@ -112,7 +113,7 @@ class Problem:
 
 
 def _root(u: Tensor, power: float) -> Tensor:
-    """``u**power`` for u >= 0 and power < 1, with the slope of 1e-6 instead of infinity at u = 0."""
+    """``u**power`` for u >= 0 and power < 1; its infinite slope at 0 becomes that at 1e-6."""
     positive = u > 0
     slope = power * 1e-6 ** (power - 1.0)
     return torch.where(positive, torch.where(positive, u, torch.ones_like(u)) ** power, slope * u)

@@ -99,7 +99,9 @@ class Gmooar(Method):
         self.upper_batch = choice("method.upper_batch", upper_batch, ("train", "held_out"))
         self.cosine_weight = positive("method.cosine_weight", cosine_weight, zero=True)
         self.mu = positive("method.mu", mu)
-        rate = training.vector_learning_rate if vector_learning_rate is None else vector_learning_rate
+        rate = (
+            training.vector_learning_rate if vector_learning_rate is None else vector_learning_rate
+        )
         self.vector_learning_rate = positive("method.vector_learning_rate", rate)
         self.bandwidth = None if bandwidth is None else positive("method.bandwidth", bandwidth)
         if not 0 <= warmup < 1 or not 0 <= freeze < 1 or warmup + freeze >= 1:
@@ -343,7 +345,7 @@ def vectors_to_angles(vectors: Tensor) -> Tensor:
 
 
 def into_region(vectors: Tensor, region: Sequence[float]) -> Tensor:
-    """Pull unit vectors (n, m) towards the diagonal until every angle to an axis lies in ``region``.
+    """Pull unit vectors (n, m) towards the diagonal until their angles to the axes fit ``region``.
 
     Along that way each component moves monotonically towards 1/√m, which a feasible region holds,
     so bisection finds the first feasible vector; those already inside stay as they are.

@@ -74,6 +74,7 @@ class Population(Learner):
         self._rate = training.learning_rate
         self.schedule = training.rate_schedule()
         self.vectorize = choice("method.vectorize", vectorize, ("auto", "always", "never"))
+        self._untried = True
 
     def state(self) -> dict[str, Tensor]:
         """Stacked parameters and buffers under the network's own names."""
@@ -88,16 +89,29 @@ class Population(Learner):
         values = self._scalarize(losses, self.preferences.to(losses.dtype))
         return Update(values.sum(), passes=len(losses))
 
+    @torch.no_grad()
+    def clip_gradients(self, turn: str, bound: float) -> None:
+        gradients = [p.grad for p in self.stacked if p.grad is not None]
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        factors = (bound / (norms + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(factors.view(-1, *[1] * (g.ndim - 1)))
+
     def objectives(self, batch: Batch) -> Tensor:
         """Every network's objectives on one mini-batch, (K, m)."""
         if self.vectorize != "never":
+            # A refused attempt may have changed buffers in place before it was refused.
+            buffers = {n: t.clone() for n, t in self.named_buffers()} if self._untried else {}
+            self._untried = False
             try:
                 return vmap(lambda state: self._one(state, batch), randomness="different")(
                     self.state()
                 )
             except RuntimeError:
-                if self.vectorize == "always":
+                if self.vectorize == "always" or not buffers:
                     raise
+                for name, tensor in buffers.items():
+                    self.get_buffer(name).copy_(tensor)
                 self.vectorize = "never"
         state = self.state()
         return torch.stack(
