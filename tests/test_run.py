@@ -61,7 +61,7 @@ EVERYWHERE = [
     ("step", 137),
     ("last.ckpt", 7),
     ("last.ckpt", 10),
-    ("cost.json", 1),
+    ("fit.json", 1),
     ("pareto_set.json", 1),
     ("point", 2),
     ("front.json", 1),
@@ -357,5 +357,5 @@ def test_two_processes_train_one_run(work, tiny, environment):
     assert names == {
         ".lock", "run.json", "config.yaml", "points.jsonl", "front.json", "front.png",
         "front.html", "checkpoints/last.ckpt", "pareto_set/weights.safetensors",
-        "pareto_set/pareto_set.json", "pareto_set/cost.json",
+        "pareto_set/pareto_set.json", "pareto_set/fit.json",
     }  # fmt: skip

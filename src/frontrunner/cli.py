@@ -14,8 +14,6 @@ from frontrunner.errors import ConfigError, FrontrunnerError, RunError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-HYDRA_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 only when what was asked for is there."""
@@ -139,17 +137,18 @@ def _multirun(words: list[str]) -> int:
     def task(config: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        overrides = list(HydraConfig.get().overrides.task)
+        hydra = HydraConfig.get()
+        overrides, sweep = list(hydra.overrides.task), Path(hydra.sweep.dir).name
         number = len(finished) + len(failed) + 1
         try:
             resolved = configuration.compose(overrides)
             directory, _ = runs.locate(resolved)
             print(f"[{number}/{len(cells)}] {directory}", file=sys.stderr, flush=True)
             if _is_distributed(resolved):
-                _in_own_process(overrides)
+                _in_own_process([*overrides, f"++logger.group={sweep}"])
                 finished.append(directory)
             else:
-                finished.append(runs.execute(resolved, overrides).directory)
+                finished.append(runs.execute(resolved, overrides, group=sweep).directory)
         except Exception as error:
             if not in_process:
                 raise

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from frontrunner.errors import ConfigError, FrontrunnerError, nearest
+from frontrunner.errors import ConfigError, FrontrunnerError, first_line, nearest
 
 # What does not change a run's result does not change its identity either.
 NOT_IDENTITY = ("output", "fresh", "logger", "label", "runner.progress", "runner.profiler")
@@ -40,7 +40,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from None
+        raise ConfigError(first_line(error)) from None
     missing = OmegaConf.missing_keys(config)
     if missing:
         # The shortest is where the value belongs: the others are references to it.
@@ -93,7 +93,7 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line for a Hydra error, with the nearest valid keys where a key is unknown."""
-    text = _first_line(error)
+    text = first_line(error)
     found = re.search(r"Could not override '([^']+)'", text)
     if not found:
         return text
@@ -142,9 +142,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
         where = getattr(error, "override", None)
-        raise ConfigError(
-            f"{where}: {_first_line(error)}" if where else _first_line(error)
-        ) from None
+        raise ConfigError(f"{where}: {first_line(error)}" if where else first_line(error)) from None
     return [list(cell) for cell in batches[0]]
 
 
@@ -212,7 +210,7 @@ def build(node: Any, **arguments: Any) -> Any:
         if found:
             name = f"{key}.{found.group(1)}" if key else found.group(1)
             raise ConfigError(f"unknown key '{name}': {target} does not take it") from None
-        raise ConfigError(f"{key or target}: {_first_line(origin)}") from origin
+        raise ConfigError(f"{key or target}: {first_line(origin)}") from origin
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -235,12 +233,7 @@ def load(path: str | os.PathLike[str]) -> DictConfig:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable: {_first_line(error)}") from None
+        raise ConfigError(f"{path} is not readable: {first_line(error)}") from None
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path} is not a run's configuration")
     return config
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -47,3 +47,9 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     if words and len(words) <= 12:
         return "; valid: " + ", ".join(words)
     return ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -27,8 +27,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
+            # Say which file was wanted, not which temporary one failed.
+            raise type(error)(error.errno, error.strerror, str(target)) from error
         raise
 
 

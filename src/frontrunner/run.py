@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from frontrunner.evaluators.objectives import Objectives
     from frontrunner.methods.base import Method
     from frontrunner.pareto_sets.base import ParetoSet
+    from frontrunner.runner.runner import Runner
     from frontrunner.tasks.base import Task
 
 
@@ -74,8 +75,10 @@ def load(directory: str | os.PathLike[str]) -> Run:
     return Run(folder, config, Front.load(folder / "front.json"), record)
 
 
-def execute(config: DictConfig, overrides: Sequence[str] = ()) -> Run:
+def execute(config: DictConfig, overrides: Sequence[str] = (), group: str | None = None) -> Run:
     """Run a resolved configuration in its own directory, or continue what a killed one left.
+
+    ``group`` names the sweep it belongs to, where the logger names none itself.
 
     Raises:
         FrontrunnerError: anything a user can mend; ``run.json`` then says ``failed`` and why.
@@ -97,7 +100,7 @@ def execute(config: DictConfig, overrides: Sequence[str] = ()) -> Run:
         )
         try:
             files.write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            _carry_out(config, directory, identity, record)
+            _carry_out(config, directory, identity, record, group)
         except BaseException as error:
             record.fail(error)
             raise
@@ -105,7 +108,11 @@ def execute(config: DictConfig, overrides: Sequence[str] = ()) -> Run:
 
 
 def _carry_out(
-    config: DictConfig, directory: Path, identity: str, record: manifest.RunRecord
+    config: DictConfig,
+    directory: Path,
+    identity: str,
+    record: manifest.RunRecord,
+    group: str | None,
 ) -> None:
     from frontrunner.front import plots
     from frontrunner.front.points import PointLog
@@ -117,16 +124,25 @@ def _carry_out(
         directory=directory,
         run_id=identity,
         name=directory.name,
+        group=config.logger.get("group") or group,
         job_type="train",
         configuration=configuration.plain(config),
     )
     with tracker:
-        pareto_set, cost = _fit(config, directory, task, method, tracker.log)
-        record.update(cost=cost, switches=method.switches(), device=cost.get("device"))
+        runner = configuration.build(
+            config.runner,
+            directory=directory,
+            seed=config.seed,
+            label=directory.name,
+            log=tracker.log,
+        )
+        pareto_set, fit = _fit(directory, task, method, runner)
+        cost = fit["cost"]
+        record.update(cost=cost, switches=method.switches(), device=cost["device"])
         fitted = time.perf_counter()
 
         points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), task.m)
-        front = evaluator.evaluate(pareto_set, task, points)
+        front = evaluator.evaluate(pareto_set, task, points, runner.evaluation_device)
         front = front.with_info(
             {
                 "task": task.name,
@@ -135,7 +151,7 @@ def _carry_out(
                 "seed": config.seed,
                 "split": evaluator.split,
                 "evaluator": evaluator.what,
-                "cost": cost,
+                **fit,
             }
         )
         figure = front.plot()
@@ -150,19 +166,16 @@ def _carry_out(
 
 
 def _fit(
-    config: DictConfig, directory: Path, task: Task, method: Method, log: Any
+    directory: Path, task: Task, method: Method, runner: Runner
 ) -> tuple[ParetoSet, dict[str, Any]]:
-    """The Pareto set and what it cost: from disk if an earlier attempt finished it."""
+    """The Pareto set, and facts of the fit: from disk if an earlier attempt finished it."""
     from frontrunner.pareto_sets import base as pareto_sets
     from frontrunner.seeds import seed_everything
 
     folder = directory / "pareto_set"
     if pareto_sets.is_complete(folder):
-        return pareto_sets.load(folder, task), files.read_json(folder / "cost.json")
-    seed_everything(config.seed)
-    runner = configuration.build(
-        config.runner, directory=directory, seed=config.seed, label=directory.name, log=log
-    )
+        return pareto_sets.load(folder, task), files.read_json(folder / "fit.json")
+    seed_everything(runner.seed)
     pareto_set = method.fit(task.sealed(), runner)
     cost = {
         **runner.cost,
@@ -170,10 +183,11 @@ def _fit(
         "peak_memory_bytes": manifest.peak_memory_bytes(),
         "stored_parameters": pareto_set.stored_parameters,
     }
-    # The set comes last: a directory that has it, has its cost too.
-    files.write_json(folder / "cost.json", cost)
+    facts = {"cost": cost, "validation_hypervolume": runner.best_score}
+    # The set comes last: a directory that has it, has these facts too.
+    files.write_json(folder / "fit.json", facts)
     pareto_set.save(folder)
-    return pareto_set, cost
+    return pareto_set, facts
 
 
 def _follow(config: DictConfig, directory: Path) -> Run:

@@ -112,7 +112,9 @@ def _distinct(entries: Sequence[Entry]) -> tuple[Entries, list[str]]:
         if other is None:
             seen[entry.label, entry.seed] = entry
             kept.append(entry)
-        elif np.array_equal(other.front.values, entry.front.values):
+        elif other.front.objectives == entry.front.objectives and np.array_equal(
+            other.front.values, entry.front.values
+        ):
             notes.append(f"{entry.path} repeats {other.path} and was counted once")
         else:
             raise FrontError(

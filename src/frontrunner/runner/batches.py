@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frontrunner.seeds import generator
+from frontrunner.tasks.base import rows
 
 
 class StepSampler(Sampler[list[int]]):
@@ -64,7 +65,7 @@ class _Rows(Dataset[Any]):
         self.dataset = dataset
 
     def __getitem__(self, indices: list[int]) -> Any:
-        return self.dataset[indices]
+        return rows(self.dataset, indices)
 
 
 def step_loader(dataset: Dataset[Any], sampler: StepSampler, num_workers: int) -> DataLoader[Any]:

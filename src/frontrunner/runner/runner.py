@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontrunner.errors import ConfigError, RunError, nearest
+from frontrunner.errors import ConfigError, RunError, first_line, nearest
 from frontrunner.runner.learner import Learner
 from frontrunner.runner.progress import Progress
 
@@ -79,6 +78,16 @@ class Runner:
         """The checkpoint that a next attempt continues from."""
         return self.directory / "checkpoints" / "last.ckpt"
 
+    @property
+    def evaluation_device(self) -> str:
+        """Where one process scores a Pareto set: the first GPU if training may use GPUs."""
+        import torch
+
+        wanted = str(self.trainer_options["accelerator"])
+        if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+            return "cuda"
+        return "cpu"
+
     def fit(
         self,
         learner: Learner,
@@ -143,12 +152,11 @@ class Runner:
             )
         except Exception as error:
             # Lightning raises half a dozen types for unusable devices, strategies and precisions.
-            raise ConfigError(f"runner: {_first_line(error)}") from error
+            raise ConfigError(f"runner: {first_line(error)}") from error
         resume, taken = self._usable_checkpoint()
         # Lightning opens the data before it tells the sampler which round it continues with.
         sampler.set_epoch(taken // every)
         handler = signal.getsignal(signal.SIGINT)
-        started = time.perf_counter()
         try:
             with display:
                 trainer.fit(
@@ -161,7 +169,6 @@ class Runner:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
-        self.attempt_seconds = time.perf_counter() - started
         module.restore_best()
         self.best_score = module.best_score
         self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}
@@ -182,7 +189,7 @@ class Runner:
         except Exception as error:
             # torch.load raises pickle, zip, runtime and OS errors for a damaged file.
             raise RunError(
-                f"{self.checkpoint} is damaged ({_first_line(error)}); remove it to start again"
+                f"{self.checkpoint} is damaged ({first_line(error)}); remove it to start again"
             ) from error
         if not isinstance(content, dict) or "frontrunner" not in content:
             raise RunError(
@@ -214,11 +221,6 @@ def _device_name(trainer: Any) -> str:
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{trainer.world_size} x {name}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _quiet_lightning() -> None:

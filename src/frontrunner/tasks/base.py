@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,7 +145,7 @@ class Task(ABC):
         size = len(dataset)  # type: ignore[arg-type]
         outputs, batches = [], []
         for start in range(0, size, batch_size):
-            batch = dataset[list(range(start, min(start + batch_size, size)))]
+            batch = rows(dataset, range(start, min(start + batch_size, size)))
             batch = tuple(t.to(device) for t in batch)
             outputs.append(network(batch[0]))
             batches.append(batch)
@@ -158,6 +158,16 @@ class Task(ABC):
         )
         function = self.losses if what == "losses" else self.accuracies
         return function(output, whole).double().cpu().numpy()
+
+
+def rows(dataset: Dataset[Batch], indices: Sequence[int]) -> Batch:
+    """Several samples of a data set as one batch.
+
+    Tensors are indexed by a tensor, made once; every other data set is promised a list.
+    """
+    if isinstance(dataset, TensorDataset):
+        return dataset[torch.as_tensor(indices)]
+    return dataset[list(indices)]
 
 
 def tensor_splits(parts: dict[Split, Batch]) -> dict[Split, Dataset[Batch]]:

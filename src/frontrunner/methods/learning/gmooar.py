@@ -29,7 +29,7 @@ from frontrunner.preferences import Kind, to_simplex
 from frontrunner.runner.learner import Learner, Update
 from frontrunner.runner.runner import Runner
 from frontrunner.seeds import derive, generator
-from frontrunner.tasks.base import Batch, Task
+from frontrunner.tasks.base import Batch, Task, rows
 
 MARGIN = 1e-6
 AUGMENTATION = 0.005
@@ -285,8 +285,8 @@ class _GmooarLearner(Learner):
         size = len(data)  # type: ignore[arg-type]
         stream = generator(self._method.seed, "held_out", step)
         count = min(size, self._method.training.batch_size)
-        rows = torch.randperm(size, generator=stream)[:count].tolist()
-        return tuple(t.to(self.angles.device) for t in data[rows])
+        chosen = torch.randperm(size, generator=stream)[:count].tolist()
+        return tuple(t.to(self.angles.device) for t in rows(data, chosen))
 
     def after_step(self, turn: str, step: int) -> None:
         if turn != "vectors":
