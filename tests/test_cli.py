@@ -106,10 +106,10 @@ def test_an_unexpected_error_in_one_cell_does_not_stop_the_others(work, call, ti
 
     original = runs.execute
 
-    def execute(config, overrides=()):
+    def execute(config, overrides=(), group=None):
         if config.seed == 0:
             raise RuntimeError("out of memory")
-        return original(config, overrides)
+        return original(config, overrides, group)
 
     monkeypatch.setattr(runs, "execute", execute)
     code, _, err = call("run", "-m", COSMOS, "seed=0,1", *tiny)

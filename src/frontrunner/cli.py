@@ -145,7 +145,7 @@ def _multirun(words: list[str]) -> int:
             directory, _ = runs.locate(resolved)
             print(f"[{number}/{len(cells)}] {directory}", file=sys.stderr, flush=True)
             if _is_distributed(resolved):
-                _in_own_process([*overrides, f"++logger.group={sweep}"])
+                _in_own_process([f"++logger.group={sweep}", *overrides])
                 finished.append(directory)
             else:
                 finished.append(runs.execute(resolved, overrides, group=sweep).directory)

@@ -37,7 +37,7 @@ class Population(Learner):
         training: learning rate and schedule.
         seed: of the initial weights.
         vectorize: ``always`` one vmapped pass; ``never`` a loop over the networks; ``auto`` the
-            first where the network allows it (batch normalisation in training does not), else the
+            first where the network allows it (one that branches on its data does not), else the
             second. The results agree to rounding.
     """
 
@@ -70,6 +70,7 @@ class Population(Learner):
         for i, name in enumerate(self._buffer_names):
             self.register_buffer(f"buffer_{i}", stacked(name))
         self.register_buffer("preferences", torch.as_tensor(preferences, dtype=torch.float32))
+        self._grid = preferences
         self._task, self._scalarize = task, scalarize
         self._rate = training.learning_rate
         self.schedule = training.rate_schedule()
@@ -129,7 +130,7 @@ class Population(Learner):
         """The models as a finite set that shares these tensors."""
         network = self._skeleton[0].to(self.preferences.device, self.stacked[0].dtype)
         state = {name: tensor.detach() for name, tensor in self.state().items()}
-        return FiniteSet(network, state, self.preferences.double().cpu().numpy(), "weight")
+        return FiniteSet(network, state, self._grid, "weight")
 
     def train(self, mode: bool = True) -> Population:
         self._skeleton[0].train(mode)
