@@ -120,6 +120,7 @@ class Runner:
         _quiet_lightning()
         if steps < 1 or rounds < 1 or batch_size < 1:
             raise ConfigError("steps, rounds and batch_size are at least 1")
+        threads = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         every = -(-steps // min(rounds, steps))
@@ -169,6 +170,8 @@ class Runner:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
+        finally:
+            torch.set_num_threads(threads)
         module.restore_best()
         self.best_score = module.best_score
         self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}

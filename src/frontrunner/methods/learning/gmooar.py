@@ -51,7 +51,7 @@ class Gmooar(Method):
         kernel: of the uniformity energy: ``gauss`` exp(-d²/h²) (paper) or ``laplace`` exp(-d/h)
             (the published code of a follow-up).
         bandwidth: h, in units of the objectives; None follows the solutions: a multiple of their
-            mean nearest-neighbour distance that falls from 3 to 0.8 over the first 60 % of the
+            mean nearest-neighbour distance that falls from 3 to 0.8 over the first 30 % of the
             steps, so that spacing is evened out at large before it is at small.
         schedule: ``cycle``: every vector once on the lower level, then one upper step (code);
             ``alternate``: one step each in turn (Algorithm 1).
@@ -64,7 +64,7 @@ class Gmooar(Method):
         upper_batch: mini-batch of the upper step: ``train``, or ``held_out`` from the validation
             split.
         region: smallest and largest angle in degrees between a vector and any axis; None is all.
-        redraw: every how many upper steps, in the first three quarters of the run, a vector whose
+        redraw: every how many upper steps, in the first half of the run, a vector whose
             solution repeats another's is drawn anew; 0 never.
     """
 
@@ -264,10 +264,9 @@ class _GmooarLearner(Learner):
             weights += hypervolume_weights(self._values, self._reference)
         if "u" in self._method.upper:
             energy = energy_gradient(self._values, self._bandwidth(step), self._method.kernel)
-            if self._method.upper == "hv+u":
-                # As long as a tenth of the hypervolume's unit weights at most.
-                energy *= 0.1 / max(float(np.abs(energy).max()), 1e-300)
-            weights += energy
+            # Scaled so that the vectors keep their pace as the gaps even out and forces vanish.
+            energy /= max(float(np.linalg.norm(energy, axis=1).max()), 1e-300)
+            weights += energy if self._method.upper == "u" else 0.1 * energy
         loss = (torch.as_tensor(weights).to(f) * f).sum()
         return Update(loss, passes=len(f))
 
@@ -275,7 +274,7 @@ class _GmooarLearner(Learner):
         if self._method.bandwidth is not None:
             return self._method.bandwidth
         assert self._values is not None
-        factor = 0.8 + 2.2 * max(0.0, 1.0 - step / (0.6 * self._steps))
+        factor = 0.8 + 2.2 * max(0.0, 1.0 - step / (0.3 * self._steps))
         return max(factor * float(distances(self._values).min(axis=1).mean()), 1e-9)
 
     def _held_out(self, step: int) -> Batch | None:
@@ -294,7 +293,7 @@ class _GmooarLearner(Learner):
         self.angles.copy_(self._project(self.angles))
         self.upper_steps += 1
         every = self._method.redraw
-        if every and int(self.upper_steps) % every == 0 and step < 0.75 * self._steps:
+        if every and int(self.upper_steps) % every == 0 and step < 0.5 * self._steps:
             self._redraw(step)
 
     def _redraw(self, step: int) -> None:
