@@ -270,8 +270,14 @@ def test_a_run_held_by_another_process_is_refused(finished, tiny):
 
     with open(finished.directory / ".lock", "r+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
+        assert (
+            runs.execute(finished.config).directory == finished.directory
+        )  # reading needs no lock
+        again = finished.config.copy()
+        again.fresh = True
         with pytest.raises(RunError, match="another process"):
-            runs.execute(finished.config)
+            runs.execute(again)
+    assert (finished.directory / "front.json").is_file()
 
 
 def test_what_is_not_a_run_directory_is_refused(tmp_path):
@@ -359,3 +365,14 @@ def test_two_processes_train_one_run(work, tiny, environment):
         "front.html", "checkpoints/last.ckpt", "pareto_set/weights.safetensors",
         "pareto_set/pareto_set.json", "pareto_set/fit.json",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong", ["method.sampling=x", "runner.progress=x", "points=1", "evaluator.split=x"]
+)
+def test_what_cannot_run_leaves_nothing_on_disk(work, tiny, wrong):
+    from frontrunner.errors import FrontrunnerError
+
+    with pytest.raises(FrontrunnerError):
+        frontrunner.run(["method=learning/cosmos", *tiny, wrong])
+    assert list(work.iterdir()) == []

@@ -86,10 +86,13 @@ def execute(config: DictConfig, overrides: Sequence[str] = (), group: str | None
     directory, identity = locate(config)
     if not is_rank_zero():
         return _follow(config, directory)
+    if not config.fresh and _is_done(directory):
+        return load(directory)
+    parts = build(config)  # what cannot run leaves nothing on disk
     with manifest.claim(directory):
         if config.fresh:
             _clear(directory)
-        elif (directory / manifest.FILE).exists() and _is_done(directory):
+        elif _is_done(directory):  # another process was quicker
             return load(directory)
         record = manifest.RunRecord.open(
             directory,
@@ -100,7 +103,7 @@ def execute(config: DictConfig, overrides: Sequence[str] = (), group: str | None
         )
         try:
             files.write_text(directory / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            _carry_out(config, directory, identity, record, group)
+            _carry_out(config, parts, directory, record, group)
         except BaseException as error:
             record.fail(error)
             raise
@@ -109,8 +112,8 @@ def execute(config: DictConfig, overrides: Sequence[str] = (), group: str | None
 
 def _carry_out(
     config: DictConfig,
+    parts: tuple[Task, Method, Objectives],
     directory: Path,
-    identity: str,
     record: manifest.RunRecord,
     group: str | None,
 ) -> None:
@@ -119,10 +122,10 @@ def _carry_out(
 
     started = time.perf_counter()
     manifest.reset_peak_memory()
-    task, method, evaluator = build(config)
+    task, method, evaluator = parts
     tracker = configuration.build(config.logger, _partial_=True)(
         directory=directory,
-        run_id=identity,
+        run_id=record.data["config_hash"],
         name=directory.name,
         group=config.logger.get("group") or group,
         job_type="train",
@@ -199,7 +202,7 @@ def _follow(config: DictConfig, directory: Path) -> Run:
     from frontrunner.seeds import seed_everything
 
     if not config.fresh:
-        if (directory / manifest.FILE).exists() and _is_done(directory):
+        if _is_done(directory):
             return load(directory)
         if is_complete(directory / "pareto_set"):
             raise SystemExit(0)
@@ -229,7 +232,8 @@ def build_task(config: DictConfig) -> Task:
 
 
 def build(config: DictConfig) -> tuple[Task, Method, Objectives]:
-    """Task, method and evaluator of a configuration, checked against each other.
+    """Task, method and evaluator of a configuration, checked against each other, the runner and the
+    logger with them.
 
     Raises:
         ConfigError, DataError: before anything is spent.
@@ -246,23 +250,25 @@ def build(config: DictConfig) -> tuple[Task, Method, Objectives]:
     if not isinstance(method, Method):
         raise ConfigError(f"method: {config.method._target_} is not a Method")
     evaluator = configuration.build(config.evaluator)
+    configuration.build(config.runner)
     task.check()
     method.check(task)
     evaluator.check(task)
+    tracker = configuration.build(config.logger, _partial_=True)
+    tracker(directory=Path("."), run_id="check").check()
     return task, method, evaluator
 
 
 def check(config: DictConfig) -> Path:
     """Validate a configuration without running it; returns the directory it would run in."""
     build(config)
-    tracker = configuration.build(config.logger, _partial_=True)
-    tracker(directory=Path("."), run_id="check").check()
-    configuration.build(config.runner)
     return locate(config)[0]
 
 
 def _is_done(directory: Path) -> bool:
-    return manifest.RunRecord.read(directory).data["status"] == "done"
+    if not (directory / manifest.FILE).exists():
+        return False
+    return bool(manifest.RunRecord.read(directory).data["status"] == "done")
 
 
 def _clear(directory: Path) -> None:

@@ -123,6 +123,8 @@ def _unfinished(path: Path) -> str:
     status = record.get("status", "done")
     if status != "done":
         error = record.get("error")
+        if isinstance(error, dict):
+            error = error.get("message") or error.get("type")
         return f"its status is '{status}'" + (f": {str(error).splitlines()[0]}" if error else "")
     return "" if path.is_file() else f"it has no {FRONT}"
 
