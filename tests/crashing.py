@@ -85,6 +85,8 @@ def child(job: dict[str, Any]) -> int:
     out = os.open("stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    # A shell's background jobs ignore Ctrl-C and so would this: give it a terminal's behaviour.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if job["moment"]:
         arm(*job["moment"])
     return cli.main(job["words"])
