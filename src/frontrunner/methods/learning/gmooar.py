@@ -137,6 +137,8 @@ class Gmooar(Method):
             "hypervolume_sorting": "each non-dominated front by itself",
             "hypergradient": "direct term only",
             "normalize": self.normalize,
+            "exploration": self.exploration,
+            "redraw": self.redraw,
             "upper_batch": self.upper_batch,
         }
 
