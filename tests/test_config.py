@@ -111,7 +111,7 @@ def test_what_does_not_change_the_result_does_not_change_the_identity(override):
         "model.network.hidden=[8,3]",
         "task.shift=5",
         "method.cosine_weight=1",
-        "evaluator=accuracies",
+        "evaluator=accuracy",
     ],
 )
 def test_what_changes_the_result_changes_the_identity(override):
@@ -213,8 +213,17 @@ def test_every_option_is_described_in_its_first_comment(group):
     assert all(described.values()), [k for k, text in described.items() if not text]
 
 
-@pytest.mark.parametrize("method", configuration.options("method"))
-@pytest.mark.parametrize("task", ["multi_digits", "synthetic"])
+EMBEDDED = {"learning": ["multi_digits", "synthetic"], "merging": ["merge_digits"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [
+        (method, task)
+        for method in configuration.options("method")
+        for task in EMBEDDED[method.partition("/")[0]]
+    ],
+)
 def test_every_method_takes_the_embedded_tasks(method, task):
     config = configuration.compose([f"method={method}", f"task={task}", "logger=none"])
     assert runs.check(config) == runs.locate(config)[0]

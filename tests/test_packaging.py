@@ -41,6 +41,7 @@ FLOORS = {
     "pareto_sets": 2,
     "runner": 2,
     "tracking": 2,
+    "weights": 1,
     "front": 1,
     "preferences": 1,
     "config": 1,

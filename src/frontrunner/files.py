@@ -58,3 +58,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise RunError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not readable as JSON: {error}") from None
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept: $FRONTRUNNER_CACHE, or ~/.cache/frontrunner."""
+    own = os.environ.get("FRONTRUNNER_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frontrunner"

@@ -77,6 +77,13 @@ def grid(m: int, n: int) -> Array:
     return das_dennis(m, sizes.index(n) + 1)
 
 
+def with_uniform(preferences: ArrayLike) -> Array:
+    """The rows (n, m), and the uniform preference after them where it is not among them."""
+    p = np.atleast_2d(np.asarray(preferences, dtype=np.float64))
+    uniform = np.full((1, p.shape[1]), 1.0 / p.shape[1])
+    return p if (np.abs(p - uniform).max(axis=1) < 1e-9).any() else np.concatenate([p, uniform])
+
+
 def dirichlet(m: int, n: int, concentration: float | Sequence[float], seed: int) -> Array:
     """n draws from Dirichlet(concentration), (n, m); a scalar serves every objective."""
     alpha = np.broadcast_to(np.asarray(concentration, dtype=np.float64), (m,))

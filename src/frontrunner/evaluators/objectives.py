@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from frontrunner.front.points import PointLog
 from frontrunner.methods.base import choice
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.preferences import grid
-from frontrunner.tasks.base import Split, Task
+from frontrunner.tasks.base import Measure, Split, Task
 
 
 class Objectives:
@@ -25,7 +26,8 @@ class Objectives:
     One model at a time sits in memory, its weights changed in place from preference to preference.
 
     Args:
-        what: ``losses`` (minimised, in the task's units) or ``accuracies`` (maximised).
+        what: ``losses`` (minimised, in the task's units), ``accuracies`` (maximised) or
+            ``perplexities`` (minimised, the exponential of losses in nats).
         split: ``test``, ``validation`` or ``train``.
         points: None scores the set's own preferences; a number scores a simplex lattice of that
             many instead, for sets that answer any preference.
@@ -35,15 +37,15 @@ class Objectives:
 
     def __init__(
         self,
-        what: Literal["losses", "accuracies"] = "losses",
+        what: Measure = "losses",
         split: Split = "test",
         points: int | None = None,
         reference_point: Sequence[float] | None = None,
         batch_size: int = 4096,
     ) -> None:
-        choice("evaluator.what", what, ("losses", "accuracies"))
+        choice("evaluator.what", what, get_args(Measure))
         choice("evaluator.split", split, ("train", "validation", "test"))
-        self.what: Literal["losses", "accuracies"] = what
+        self.what: Measure = what
         self.split: Split = split
         self.points, self.reference_point, self.batch_size = points, reference_point, batch_size
 
@@ -54,8 +56,8 @@ class Objectives:
             ConfigError: no accuracies to measure, or a reference point of the wrong length.
             FrontError: no lattice of that many points.
         """
-        if self.what == "accuracies" and type(task).accuracies is Task.accuracies:
-            raise ConfigError(f"task '{task.name}' has no accuracies; use evaluator=objectives")
+        if self.what not in task.measures():
+            raise ConfigError(f"task '{task.name}' has no {self.what}; use evaluator=objectives")
         if self.points is not None:
             grid(task.m, self.points)
         reference = self.reference_point
@@ -114,6 +116,9 @@ class Objectives:
         if self.what == "accuracies":
             objectives = tuple(replace(o, direction="max", unit="accuracy") for o in objectives)
             reference = (0.0,) * task.m
+        elif self.what == "perplexities":
+            objectives = tuple(replace(o, unit="perplexity") for o in objectives)
+            reference = tuple(math.exp(r) for r in reference)
         return Front(
             objectives=objectives,
             values=np.array(values),

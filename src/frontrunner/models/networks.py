@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from frontrunner.errors import ConfigError
 
@@ -137,4 +138,37 @@ class LeNet(nn.Module):
         x = images
         for block in self.blocks:
             x = block(x)
+        return self.heads(torch.relu(self.hidden(x.flatten(1))))
+
+
+class SmallConv(nn.Module):
+    """A convolutional network for small images: (B, c, h, w) -> tuple of (B, c_i).
+
+    3×3 convolutions that keep the size, each followed by ReLU and 2×2 max-pooling, a linear layer
+    with ReLU, and the heads.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        output_sizes: Sequence[int],
+        channels: Sequence[int] = (16, 32),
+        hidden: int = 64,
+    ) -> None:
+        super().__init__()
+        depth, height, width = input_shape
+        scale = 2 ** len(channels)
+        if height < scale or width < scale:
+            raise ConfigError(f"images of {input_shape} are too small for {len(channels)} blocks")
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise([depth, *channels])
+        )
+        self.hidden = nn.Linear(channels[-1] * (height // scale) * (width // scale), hidden)
+        self.heads = Heads(hidden, output_sizes)
+        self.film_layers = [f"convolutions.{i}" for i in range(len(channels))]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = images
+        for convolution in self.convolutions:
+            x = max_pool2d(torch.relu(convolution(x)), 2)
         return self.heads(torch.relu(self.hidden(x.flatten(1))))

@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from frontrunner import files
 from frontrunner.errors import FrontError, RunError
 from frontrunner.preferences import Kind, validate
 from frontrunner.tasks.base import Task
+from frontrunner.weights.networks import named_state
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +53,10 @@ class ParetoSet(ABC):
         Raises:
             FrontError: the preference is not on the simplex, or this set has no model for it.
         """
+
+    def state(self, preference: ArrayLike) -> Iterator[tuple[str, Tensor]]:
+        """The weights for a preference, tensor by tensor, under the names a checkpoint has."""
+        yield from self.materialize(preference).state_dict().items()
 
     def one(self, preference: ArrayLike) -> NDArray[np.float64]:
         """A single preference (m,), validated.
@@ -168,14 +173,6 @@ def load(directory: str | os.PathLike[str], task: Task) -> ParetoSet:
     if restored.digest() != meta["digest"]:
         raise RunError(f"{folder}: weights and pareto_set.json do not belong together")
     return restored
-
-
-def named_state(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a network by name; of tensors that are tied, the first name.
-
-    They share their storage with the network, so `Tensor.copy_` into them changes it.
-    """
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def check_state(found: Mapping[str, Sequence[int]], network: nn.Module) -> None:

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state, named_state
+from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state
 from frontrunner.preferences import Kind, to_sphere
 from frontrunner.tasks.base import Task
+from frontrunner.weights.networks import named_state
 
 Scale = Literal["simplex", "sphere"]
 

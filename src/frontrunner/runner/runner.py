@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 import os
 import signal
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +179,30 @@ class Runner:
         self.best_score = module.best_score
         self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}
         self.device = _device_name(trainer)
+
+    @contextlib.contextmanager
+    def one_shot(self) -> Iterator[None]:
+        """Count the cost of a fit that takes no gradient steps. It may add ``forward_passes``."""
+        import torch
+
+        threads = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        start = time.perf_counter()
+        self.cost = {"seconds": 0.0, "forward_passes": 0, "steps": 0}
+        self.device = f"1 x {self.evaluation_device}"
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            self.cost["seconds"] = time.perf_counter() - start
+
+    def nested(self, name: str) -> Runner:
+        """A runner of the same settings for a fit inside this one, with its own checkpoint."""
+        inner = copy.copy(self)
+        inner.directory = self.directory / name
+        inner.cost, inner.device, inner.best_score = {}, None, None
+        return inner
 
     def _usable_checkpoint(self) -> tuple[str | None, int]:
         """The checkpoint to continue from, and the steps taken up to it.

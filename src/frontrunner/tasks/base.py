@@ -16,6 +16,8 @@ from frontrunner.errors import ConfigError, DataError, SplitError
 from frontrunner.front.objective import Objective
 from frontrunner.models.conditioning import build_network
 
+# In which terms objectives are measured; the task says which it has.
+Measure = Literal["losses", "accuracies", "perplexities"]
 Split = Literal["train", "validation", "test"]
 Batch = tuple[Tensor, ...]
 
@@ -78,6 +80,11 @@ class Task(ABC):
 
     # ------------------------------------------------------------------ for everyone else
 
+    def measures(self) -> tuple[str, ...]:
+        """What `measure` can be asked for."""
+        classifies = type(self).accuracies is not Task.accuracies
+        return ("losses", "accuracies") if classifies else ("losses",)
+
     @property
     def m(self) -> int:
         """Number of objectives."""
@@ -132,7 +139,7 @@ class Task(ABC):
         network: Callable[[Tensor], Any],
         split: Split,
         *,
-        what: Literal["losses", "accuracies"] = "losses",
+        what: Measure = "losses",
         device: torch.device | str = "cpu",
         batch_size: int = 4096,
     ) -> np.ndarray:

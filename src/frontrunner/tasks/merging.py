@@ -1,0 +1,123 @@
+"""Tasks of merging: a base, an expert for each objective, and data of each objective by itself."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from frontrunner.errors import ConfigError
+from frontrunner.tasks.base import Batch, Measure, Split, Task, rows
+from frontrunner.weights.parents import Parents
+
+
+class Domains(Dataset[tuple[Batch, ...]]):
+    """Several data sets read side by side: sample i is a tuple with one sample of each.
+
+    As long as the longest; a shorter one starts again from its beginning.
+    """
+
+    def __init__(self, parts: Sequence[Dataset[Batch]]) -> None:
+        self.parts = tuple(parts)
+        self.sizes = [len(part) for part in parts]  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return max(self.sizes)
+
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Batch, ...]:
+        return tuple(
+            rows(part, [i % size for i in indices])
+            for part, size in zip(self.parts, self.sizes, strict=True)
+        )
+
+
+class MergingTask(Task):
+    """One objective for each of K experts; the data of objective k are expert k's.
+
+    A batch is a tuple of K batches, one per objective, and a network's ``forward(inputs, k)``
+    takes inputs of objective k. Subclasses implement `make_parents`, `network`, `load` and `loss`,
+    and, where objectives have accuracies, `correct`.
+
+    Attributes:
+        selection: what coefficients are chosen by on validation data.
+        has_data: whether there are data at all; without, objectives are distances to experts.
+    """
+
+    selection: Literal["losses", "accuracies"] = "losses"
+    has_data = True
+    _parents: Parents | None = None
+
+    @abstractmethod
+    def make_parents(self) -> Parents:
+        """Train, find or open the base and the experts. Called once, lazily."""
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The architecture with the base's weights, and what is not merged (heads) in place:
+        ``forward(inputs, k)`` -> logits (..., classes) of objective k."""
+
+    @abstractmethod
+    def load(self) -> dict[Split, Dataset[Any]]:
+        """The three splits, each a `Domains`."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Batch, k: int) -> Tensor:
+        """Mean loss of objective k, a scalar, of what the network returned on a batch of it."""
+
+    def correct(self, outputs: Tensor, batch: Batch, k: int) -> Tensor:
+        """Share of right answers of objective k, a scalar in [0, 1]."""
+        raise ConfigError(f"task '{self.name}' has no accuracies; use evaluator=objectives")
+
+    # ------------------------------------------------------------------ for everyone else
+
+    def parents(self) -> Parents:
+        """The base and the experts, checked against each other.
+
+        Raises:
+            DataError: they do not correspond; model and tensor are named.
+        """
+        if self._parents is None:
+            self._parents = self.make_parents()
+        return self._parents
+
+    def measures(self) -> tuple[str, ...]:
+        classifies = type(self).correct is not MergingTask.correct
+        return ("losses", "accuracies") if classifies else ("losses",)
+
+    def sealed(self) -> Task:
+        self.parents()  # once, for both
+        return super().sealed()
+
+    def losses(self, outputs: Sequence[Tensor], batch: Sequence[Batch]) -> Tensor:  # type: ignore[override]
+        return torch.stack(
+            [self.loss(o, b, k) for k, (o, b) in enumerate(zip(outputs, batch, strict=True))]
+        )
+
+    @torch.no_grad()
+    def measure(
+        self,
+        network: Callable[..., Any],
+        split: Split,
+        *,
+        what: Measure = "losses",
+        device: torch.device | str = "cpu",
+        batch_size: int = 4096,
+    ) -> np.ndarray:
+        """Objectives over a whole split, (K,) float64: means over samples, batch by batch."""
+        domains = self.data(split)
+        assert isinstance(domains, Domains)
+        values = []
+        for k, part in enumerate(domains.parts):
+            size, total = domains.sizes[k], 0.0
+            for start in range(0, size, batch_size):
+                indices = range(start, min(start + batch_size, size))
+                batch = tuple(t.to(device) for t in rows(part, indices))
+                function = self.loss if what == "losses" else self.correct
+                total += float(function(network(batch[0], k), batch, k)) * len(indices)
+            values.append(total / size)
+        return np.array(values)
