@@ -76,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", metavar="RUN", type=Path)
     sub.add_argument("--preference", required=True, metavar="P,Q", help="one entry per objective")
     sub.add_argument("--out", required=True, metavar="DIR", type=Path)
+    sub.add_argument(
+        "--format",
+        choices=["full", "lora", "factors"],
+        default="full",
+        help="whole weights, a LoRA adapter, or low-rank factors (default: full)",
+    )
+    sub.add_argument("--shard-size", default="2GB", metavar="SIZE", help="of one file of weights")
+    sub.add_argument("--push", metavar="REPO", help="upload it to a private repository of the hub")
     return parser
 
 
@@ -261,13 +269,18 @@ def _default_out(first: Path) -> Path:
 
 
 def _export(known: argparse.Namespace, words: list[str]) -> int:
-    from frontrunner.pareto_sets.base import export
     from frontrunner.run import load
+    from frontrunner.weights import hub
+    from frontrunner.weights.writer import parse_size
 
     preference = _floats(known.preference, "--preference")
     assert preference is not None
-    module = export(load(known.run).pareto_set, preference, known.out)
-    print(f"{known.out}: {sum(p.numel() for p in module.parameters())} parameters")
+    size = parse_size(known.shard_size)
+    run = load(known.run)
+    done = run.export(preference, known.out, format=known.format, shard_size=size)
+    print(f"{known.out}: {done.kind}, {done.parameters} parameters")
+    if known.push:
+        print(hub.push(known.out, known.push))
     return 0
 
 

@@ -106,6 +106,21 @@ def corner_stratified(m: int, n: int, concentration: float, seed: int, *, corner
     return p
 
 
+def quasi_random(m: int, n: int, concentration: float, seed: int) -> Array:
+    """n points of Dirichlet(concentration) that fill the simplex more evenly than draws, (n, m).
+
+    A scrambled Sobol sequence through the inverse distribution of the gamma variables that make up
+    a Dirichlet one; every stretch of it is spread out.
+    """
+    from scipy.stats import gamma, qmc
+
+    if not concentration > 0:
+        raise FrontError("a Dirichlet concentration is positive")
+    sobol = qmc.Sobol(m, rng=np.random.default_rng(seed))
+    u = sobol.random_base2(max(1, (n - 1).bit_length()))[:n]
+    return to_simplex(np.maximum(gamma.ppf(u.clip(1e-9, 1 - 1e-9), concentration), 1e-12))
+
+
 def angles_to_vectors(angles: ArrayLike) -> Array:
     """Map m-1 angles in [0, π/2] per row to a non-negative unit vector: (n, m-1) -> (n, m).
 

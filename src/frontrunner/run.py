@@ -23,9 +23,10 @@ from frontrunner.tracking import manifest
 from frontrunner.tracking.tracker import is_rank_zero
 
 if TYPE_CHECKING:
-    from frontrunner.evaluators.objectives import Objectives
+    from frontrunner.evaluators.base import Evaluator
     from frontrunner.methods.base import Method
     from frontrunner.pareto_sets.base import ParetoSet
+    from frontrunner.pareto_sets.export import Export
     from frontrunner.runner.runner import Runner
     from frontrunner.tasks.base import Task
 
@@ -50,6 +51,28 @@ class Run:
         from frontrunner.pareto_sets.base import load as load_pareto_set
 
         return load_pareto_set(self.directory / "pareto_set", self.task)
+
+    def export(
+        self,
+        preference: Sequence[float],
+        directory: str | os.PathLike[str],
+        *,
+        format: str = "full",
+        shard_size: int | None = None,
+    ) -> Export:
+        """Write the model for a preference as an ordinary checkpoint with a card, see
+        `frontrunner.pareto_sets.export`."""
+        from frontrunner.pareto_sets import export as exports
+
+        p = self.pareto_set.one(preference)
+        words = [str(self.directory), "--preference", ",".join(f"{x:.12g}" for x in p)]
+        words += ["--format", format, "--out", os.fspath(directory)]
+        plain = configuration.plain(self.config)
+        origin = exports.origin_of(self.task, p, plain, self.record, self.front, words)
+        size = exports.SHARD_SIZE if shard_size is None else shard_size
+        return exports.export(
+            self.pareto_set, p, directory, format=format, shard_size=size, origin=origin
+        )
 
 
 def run(overrides: Sequence[str] | str = ()) -> Run:
@@ -112,7 +135,7 @@ def execute(config: DictConfig, overrides: Sequence[str] = (), group: str | None
 
 def _carry_out(
     config: DictConfig,
-    parts: tuple[Task, Method, Objectives],
+    parts: tuple[Task, Method, Evaluator],
     directory: Path,
     record: manifest.RunRecord,
     group: str | None,
@@ -186,7 +209,7 @@ def _fit(
         "peak_memory_bytes": manifest.peak_memory_bytes(),
         "stored_parameters": pareto_set.stored_parameters,
     }
-    facts = {"cost": cost, "validation_hypervolume": runner.best_score}
+    facts = {"cost": cost, f"validation_{runner.score}": runner.best_score}
     # The set comes last: a directory that has it, has these facts too.
     files.write_json(folder / "fit.json", facts)
     pareto_set.save(folder)
@@ -227,11 +250,11 @@ def locate(config: DictConfig) -> tuple[Path, str]:
 
 def build_task(config: DictConfig) -> Task:
     """The configured task with its model."""
-    model = configuration.build(config.model) if config.model else None
+    model = configuration.build(config.model) if config.get("model") else None
     return configuration.build(config.task, model=model)
 
 
-def build(config: DictConfig) -> tuple[Task, Method, Objectives]:
+def build(config: DictConfig) -> tuple[Task, Method, Evaluator]:
     """Task, method and evaluator of a configuration, checked against each other, the runner and the
     logger with them.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from frontrunner.errors import ConfigError
 from frontrunner.models.conditioning import FiLM, build_network
-from frontrunner.models.networks import MLP, LeNet
+from frontrunner.models.networks import MLP, LeNet, SmallConv
 
 
 def parameters(network):
@@ -119,3 +119,19 @@ def test_a_factory_is_given_only_the_shapes_it_takes():
     everything = {}
     build_network(lambda **shapes: everything.update(shapes) or nn.Identity(), (2,), (4,))
     assert everything == {"input_shape": (2,), "output_sizes": (4,)}
+
+
+def test_small_conv_halves_the_image_in_each_block():
+    network = SmallConv((1, 28, 20), (10, 3), channels=(4, 8, 16), hidden=12)
+    assert network.hidden.in_features == 16 * 3 * 2
+    outputs = network(torch.zeros(5, 1, 28, 20))
+    assert [tuple(o.shape) for o in outputs] == [(5, 10), (5, 3)]
+    convolutions = 4 * 9 + 4 + 8 * 4 * 9 + 8 + 16 * 8 * 9 + 16
+    assert parameters(network) == convolutions + (96 * 12 + 12) + (12 * 13 + 13)
+    FiLM(SmallConv, (1, 8, 8), (10,), m=2)(torch.zeros(2, 1, 8, 8), torch.tensor([0.5, 0.5]))
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 8, 3)])
+def test_small_conv_refuses_what_is_no_image_or_too_small_a_one(shape):
+    with pytest.raises(ConfigError, match="images"):
+        SmallConv(shape, (10,))

@@ -19,6 +19,7 @@ from frontrunner.models.conditioning import FiLM
 from frontrunner.models.networks import MLP
 from frontrunner.pareto_sets import base
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
+from frontrunner.pareto_sets.export import export
 from frontrunner.pareto_sets.finite import FiniteSet
 from frontrunner.tasks.base import Model
 from frontrunner.tasks.multi_digits import MultiDigits
@@ -281,7 +282,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_set_readable(saved, monkeypatch
 @NETWORKS
 def test_an_exported_model_reloads_into_the_same_outputs(make, network, tmp_path):
     pareto_set = make(network)
-    module = base.export(pareto_set, [0.5, 0.5], tmp_path)
+    done = export(pareto_set, [0.5, 0.5], tmp_path)
     expected = outputs(pareto_set, [0.5, 0.5])
     torch.manual_seed(7)
     fresh = make(network, seed=7).materialize([0, 1])
@@ -289,13 +290,14 @@ def test_an_exported_model_reloads_into_the_same_outputs(make, network, tmp_path
     assert torch.equal(torch.cat(fresh(X), dim=1), expected)
     described = json.loads((tmp_path / "model.json").read_text())
     assert described["preference"] == [0.5, 0.5]
-    assert described["parameters"] == sum(p.numel() for p in module.parameters())
+    parameters = sum(p.numel() for p in pareto_set.materialize([0.5, 0.5]).parameters())
+    assert described["parameters"] == done.parameters == parameters
     assert set(load_file(tmp_path / "model.safetensors")) <= set(described["tensors"])
 
 
 def test_an_exported_member_of_a_finite_set_is_a_checkpoint_of_the_plain_network(tmp_path):
     pareto_set = finite()
-    base.export(pareto_set, [0, 1], tmp_path)
+    export(pareto_set, [0, 1], tmp_path)
     plain = task().network()
     plain.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch.equal(torch.cat(plain(X), dim=1), outputs(pareto_set, [0, 1]))
@@ -304,5 +306,5 @@ def test_an_exported_member_of_a_finite_set_is_a_checkpoint_of_the_plain_network
 @KINDS
 def test_export_refuses_what_is_not_a_preference_and_writes_nothing(make, tmp_path):
     with pytest.raises(FrontError):
-        base.export(make(), [0.5, 0.6], tmp_path / "out")
+        export(make(), [0.5, 0.6], tmp_path / "out")
     assert not (tmp_path / "out").exists()

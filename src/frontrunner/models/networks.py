@@ -156,6 +156,10 @@ class SmallConv(nn.Module):
         hidden: int = 64,
     ) -> None:
         super().__init__()
+        if len(input_shape) != 3:
+            raise ConfigError(
+                f"SmallConv takes images (c, h, w), not inputs of shape {input_shape}"
+            )
         depth, height, width = input_shape
         scale = 2 ** len(channels)
         if height < scale or width < scale:

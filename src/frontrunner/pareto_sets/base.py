@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,28 +212,3 @@ def _write(path: Path, writer: Callable[[str], None]) -> None:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RunError(f"{path} could not be written ({reason}); make room, run again") from error
-
-
-def export(
-    pareto_set: ParetoSet, preference: ArrayLike, directory: str | os.PathLike[str]
-) -> nn.Module:
-    """Write the model for one preference as ``model.safetensors`` with ``model.json`` beside it.
-
-    Returns the module whose ``state_dict`` was written.
-    """
-    from safetensors.torch import save_model
-
-    p = pareto_set.one(preference)
-    module = pareto_set.materialize(p)
-    folder = Path(directory)
-    _write(folder / "model.safetensors", lambda path: save_model(module, path))
-    parameters = sum(q.numel() for q in module.parameters())
-    description = {
-        "schema_version": SCHEMA_VERSION,
-        "preference": p.tolist(),
-        "preference_kind": pareto_set.preference_kind,
-        "parameters": parameters,
-        "tensors": {k: list(t.shape) for k, t in module.state_dict().items()},
-    }
-    files.write_text(folder / "model.json", json.dumps(description, indent=1) + "\n")
-    return module

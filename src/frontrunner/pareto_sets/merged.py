@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from frontrunner.weights.parents import Parents
 
 Array = NDArray[np.float64]
 
+_STATISTICS = "statistics."
+
 
 class Rule(ABC):
     """How tensors are merged. A subclass is a frozen dataclass whose fields are JSON values.
@@ -30,6 +32,10 @@ class Rule(ABC):
     ``scale`` is then the published coefficient λ of the merged task vector; 1 for the one expert of
     a one-hot preference, so that λ = 1 gives that expert.
     """
+
+    elementwise: ClassVar[bool] = False
+    """Whether each merged number depends on its own place alone, given what was prepared. `merge`
+    then gets flat pieces of tensors instead of whole ones, which is quicker and takes no memory."""
 
     @property
     def scaled(self) -> bool:
@@ -57,11 +63,14 @@ class Rule(ABC):
         scale: float,
         prepared: Any,
     ) -> Tensor:
-        """One merged tensor, in the dtype and shape of ``base`` (float32 or float64)."""
+        """One merged tensor, in the dtype and shape of ``base`` (float32 or float64).
+
+        ``prepared`` is what `prepare` returned, or the statistics of a set that has them.
+        """
 
 
 class MergedSet(ParetoSet):
-    """What a data-free merger returns: parents, a rule, and a scale for each preference.
+    """What a merger by rule returns: parents, a rule, and a scale for each preference.
 
     It stores no weights of its own. Models are made in place, one tensor at a time.
 
@@ -70,10 +79,18 @@ class MergedSet(ParetoSet):
         rule: how to merge.
         preferences: (n, K), read as weights.
         scales: (n,), one coefficient λ for each preference.
+        statistics: what was measured on data, by name, for rules that merge by it: they get it as
+            ``prepared``. It is saved with the set, so that any preference can be merged later
+            without the data.
     """
 
     def __init__(
-        self, task: MergingTask, rule: Rule, preferences: ArrayLike, scales: ArrayLike
+        self,
+        task: MergingTask,
+        rule: Rule,
+        preferences: ArrayLike,
+        scales: ArrayLike,
+        statistics: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(preferences, "weight")
         self.task, self.rule = task, rule
@@ -81,6 +98,7 @@ class MergedSet(ParetoSet):
         self.scales = np.broadcast_to(
             np.asarray(scales, dtype=np.float64), (len(self.preferences),)
         ).copy()
+        self.statistics = dict(statistics or {})
         self._network: nn.Module | None = None
         self._prepared: tuple[Any] | None = None
         self._device: torch.device | str = "cpu"
@@ -102,15 +120,26 @@ class MergedSet(ParetoSet):
         if scale is None:
             scale = self.scale(p)
         if self._prepared is None:
-            self._prepared = (self.rule.prepare(self.parents),)
+            self._prepared = (self.statistics or self.rule.prepare(self.parents),)
         for key in self.parents.base.shapes():
             dtype = self.parents.base.dtype(key)
             if self.parents.mergeable(key):
-                base, experts = self.parents.read(key)
-                merged = self.rule.merge(key, base, experts, weights, scale, self._prepared[0])
-                yield key, merged.to(dtype)
+                yield key, self._merged(key, weights, scale).to(dtype)
             else:
                 yield key, self.parents.base.read(key)
+
+    def _merged(self, key: str, weights: Array, scale: float) -> Tensor:
+        assert self._prepared is not None
+        prepared = self._prepared[0]
+        if not self.rule.elementwise:
+            base, experts = self.parents.read(key)
+            return self.rule.merge(key, base, experts, weights, scale, prepared)
+        merged = torch.empty(self.parents.base.shapes()[key], dtype=self.parents.base.dtype(key))
+        flat = merged.view(-1)
+        for start, base, experts in self.parents.pieces(key):
+            part = self.rule.merge(key, base, experts, weights, scale, prepared)
+            flat[start : start + len(part)] = part
+        return merged
 
     def materialize(self, preference: ArrayLike) -> nn.Module:
         return self.at_scale(preference, None)
@@ -124,7 +153,8 @@ class MergedSet(ParetoSet):
         return self._network.eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"scales": torch.from_numpy(self.scales)}
+        measured = {f"{_STATISTICS}{name}": t for name, t in self.statistics.items()}
+        return {"scales": torch.from_numpy(self.scales), **measured}
 
     def options(self) -> dict[str, Any]:
         kind = type(self.rule)
@@ -136,9 +166,11 @@ class MergedSet(ParetoSet):
 
     @property
     def stored_parameters(self) -> int:
-        """Of one model if the set is one model, else of the base and every expert."""
-        models = 1 if len(self.preferences) == 1 else 1 + len(self.parents)
-        return models * self.parents.parameters
+        """Of one model if the set is one model, else of base, experts and statistics."""
+        if len(self.preferences) == 1:
+            return self.parents.parameters
+        measured = sum(t.numel() for t in self.statistics.values())
+        return (1 + len(self.parents)) * self.parents.parameters + measured
 
     def digest(self) -> str:
         text = f"{super().digest()} {sorted(self.options().items())}"
@@ -159,7 +191,14 @@ class MergedSet(ParetoSet):
             raise ValueError(f"{options['rule']} is not a merging rule")
         if not isinstance(task, MergingTask):
             raise ValueError(f"task '{task.name}' has no models to merge")
-        restored = cls(task, kind(**options["settings"]), preferences, tensors["scales"].numpy())
+        statistics = {
+            name.removeprefix(_STATISTICS): t
+            for name, t in tensors.items()
+            if name.startswith(_STATISTICS)
+        }
+        restored = cls(
+            task, kind(**options["settings"]), preferences, tensors["scales"].numpy(), statistics
+        )
         if restored.parents.digest() != options["parents"]:
             raise ValueError("the base or an expert has changed since")
         return restored

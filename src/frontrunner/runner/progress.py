@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Progress:
-    """Shows steps taken, the validation hypervolume and the time, on standard error."""
+    """Shows steps taken, the validation score and the time, on standard error."""
 
     def __init__(self, mode: str, label: str, total: int) -> None:
         if mode == "auto":
@@ -46,9 +46,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step: int, score: float | None) -> None:
-        """Show that ``step`` steps are done."""
-        text = "" if score is None else f"validation HV {score:.4f}"
+    def update(self, step: int, score: float | None, name: str = "hypervolume") -> None:
+        """Show that ``step`` steps are done, and the validation score so named."""
+        short = "HV" if name == "hypervolume" else name
+        text = "" if score is None else f"validation {short} {score:.4f}"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, score=text)
         elif self.mode == "plain" and (step / self.total >= self._next or step == self.total):

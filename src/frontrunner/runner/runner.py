@@ -74,6 +74,7 @@ class Runner:
         self.profiler = profiler
         self.cost: dict[str, float] = {}
         self.device: str | None = None
+        self.score = "hypervolume"
         self.best_score: float | None = None
 
     @property
@@ -101,13 +102,14 @@ class Runner:
         rounds: int,
         clip: float | None = None,
         validate: Callable[[], float] | None = None,
+        score: str = "hypervolume",
     ) -> None:
         """Train ``learner`` in place for ``steps`` mini-batches and leave its best state in it.
 
         ``clip`` bounds the gradient's norm. The steps are divided into ``rounds``; after each one
-        ``validate`` scores the learner (higher is better), the best state is kept and a checkpoint
-        is written. An existing checkpoint is continued, and the result equals that of an
-        uninterrupted run.
+        ``validate`` scores the learner (higher is better; ``score`` is what curves call it), the
+        best state is kept and a checkpoint is written. An existing checkpoint is continued, and the
+        result equals that of an uninterrupted run.
 
         Raises:
             DivergenceError: a non-finite loss or weight; the last checkpoint before it is kept.
@@ -130,13 +132,19 @@ class Runner:
         display = Progress(self.progress, self.label, steps)
 
         def report(metrics: Mapping[str, float], step: int) -> None:
-            display.update(step, metrics.get("validation/hypervolume"))
+            display.update(step, metrics.get(f"validation/{score}"), score)
             if self.log is not None:
                 self.log(metrics, step)
 
         profiler = self._profiler()
         module = training.TrainingModule(
-            learner, total=steps, every=every, validate=validate, report=report, clip=clip
+            learner,
+            total=steps,
+            every=every,
+            validate=validate,
+            report=report,
+            clip=clip,
+            score=score,
         )
         sampler = StepSampler(len(dataset), batch_size, self.seed, steps, every)  # type: ignore[arg-type]
         try:
@@ -176,7 +184,7 @@ class Runner:
         finally:
             torch.set_num_threads(threads)
         module.restore_best()
-        self.best_score = module.best_score
+        self.score, self.best_score = score, module.best_score
         self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}
         self.device = _device_name(trainer)
 

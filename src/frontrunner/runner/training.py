@@ -34,6 +34,7 @@ class TrainingModule(pl.LightningModule):
             last state.
         report: called on the first process with metrics and the number of steps taken.
         clip: largest gradient norm, or None.
+        score: what learning curves call the score.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class TrainingModule(pl.LightningModule):
         validate: Callable[[], float] | None,
         report: Report,
         clip: float | None,
+        score: str = "hypervolume",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.learner = learner
         self.total, self.every = total, every
         self.validate, self.report, self.clip = validate, report, clip
+        self.score = score
         self.best_score: float | None = None
         self.best_state: dict[str, Tensor] = {}
         self.step = 0
@@ -123,7 +126,7 @@ class TrainingModule(pl.LightningModule):
             # Every process keeps the state that the first one's score chose.
             score = float(self.trainer.strategy.broadcast(self.validate()))
             self.learner.train()
-            metrics["validation/hypervolume"] = score
+            metrics[f"validation/{self.score}"] = score
             if self.best_score is None or score >= self.best_score:
                 self.best_score = score
                 self.best_state = {

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def trained(
     if found is None:
         print(f"training {what} once ({recipe.steps} steps)", file=sys.stderr, flush=True)
         with one_thread():
-            _train(network, data, recipe, seed)
+            train(network, data, recipe, seed)
         found = {name: t.detach().clone() for name, t in state.items()}
         _write(path, found)
     with torch.no_grad():
@@ -83,9 +83,22 @@ def trained(
     return found
 
 
-def _train(
-    network: nn.Module, data: list[tuple[Tensor, Tensor, int]], recipe: Recipe, seed: int
+def train(
+    network: nn.Module,
+    data: list[tuple[Tensor, Tensor, int]],
+    recipe: Recipe,
+    seed: int,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> None:
+    """Train a network in place, on the sum of its losses over the objectives.
+
+    Args:
+        network: ``forward(inputs, k)``; left in evaluation mode.
+        data: (inputs, labels, k) per objective that it is trained on.
+        recipe: how long and how fast.
+        seed: of the order of the data.
+        loss_of: (outputs, labels) -> mean loss, a scalar.
+    """
     network.train()
     optimizer = AdamW(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -96,7 +109,7 @@ def _train(
         loss = torch.zeros(())
         for x, y, k in data:
             picked = torch.randint(len(x), (recipe.batch_size,), generator=source)
-            loss = loss + cross_entropy(network(x[picked], k), y[picked])
+            loss = loss + loss_of(network(x[picked], k), y[picked])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, TensorDataset
 
-from frontrunner.errors import ConfigError
+from frontrunner.errors import ConfigError, DataError
 from frontrunner.front.objective import Objective
 from frontrunner.models.conditioning import build_network
 from frontrunner.tasks.base import Batch, Model, Split
@@ -32,14 +32,18 @@ ORIENTATIONS = {
 }
 CONFLICTS = ("orientation", "relabel", "classes")
 
+_HEADS = "network.heads.layers."  # in the state names of `PerObjective`; a number follows
+
 
 class ImageExperts(MergingTask):
     """K objectives on one source of labelled images, in graded conflict.
 
-    ``orientation``: expert k sees the images turned its own way. ``relabel``: expert k calls the
-    first ``relabelled`` classes by names moved on by k, so that no model serves all. ``classes``:
-    expert k sees its own share of the classes, the easy control. A base is trained on the mixture,
-    each expert from the base on its own data, once (see `experts.trained`).
+    ``orientation``: expert k sees the images turned its own way; one model can serve all, not as
+    well as the experts serve theirs. ``relabel``: expert k calls the first ``relabelled`` classes
+    by names moved on by k, so that no model with a shared head serves all; with separate heads the
+    heads absorb the names and nothing is traded off. ``classes``: expert k sees its own share of
+    the classes, the easy control. A base is trained on the mixture, each expert from the base on
+    its own data, once (see `experts.trained`).
 
     The images are split four ways: experts (base and experts learn from them), train (what a
     merging method may learn from, without overlap with the former), validation and test.
@@ -66,7 +70,7 @@ class ImageExperts(MergingTask):
         conflict: str = "orientation",
         experts: int = 3,
         heads: str = "shared",
-        relabelled: int = 4,
+        relabelled: int = 5,
         expert_seed: int = 0,
         split_seed: int = 0,
         base_steps: int = 150,
@@ -83,7 +87,8 @@ class ImageExperts(MergingTask):
             raise ConfigError(f"task.heads={heads} is not one of shared, separate")
         if not 2 <= experts <= 5:
             raise ConfigError(f"task.experts={experts} must lie between 2 and 5")
-        if not experts <= relabelled <= self.classes:
+        if conflict == "relabel" and not experts <= relabelled <= self.classes:
+            # Below, two experts would use the same names.
             raise ConfigError(f"task.relabelled={relabelled} must lie between {experts} and 10")
         self.name, self.conflict, self.heads = name, conflict, heads
         self.relabelled, self.expert_seed, self.split_seed = relabelled, expert_seed, split_seed
@@ -100,6 +105,7 @@ class ImageExperts(MergingTask):
             Recipe(expert_steps, learning_rate=expert_learning_rate),
         )
         self._views: dict[str, list[tuple[Tensor, Tensor]]] | None = None
+        self._heads: dict[str, Tensor] = {}
 
     @abstractmethod
     def images(self) -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
@@ -109,7 +115,11 @@ class ImageExperts(MergingTask):
     # ------------------------------------------------------------------ data
 
     def views(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """Inputs and labels of every objective in each of the four parts."""
+        """Inputs and labels of every objective in each of the four parts.
+
+        Raises:
+            DataError: an objective is left without images.
+        """
         if self._views is None:
             images, labels, parts = self.images()
             pool = images[parts["experts"]]
@@ -118,6 +128,12 @@ class ImageExperts(MergingTask):
                 part: [self._view(images[i], labels[i], k) for k in range(self.m)]
                 for part, i in parts.items()
             }
+            for part, views in self._views.items():
+                for objective, (x, _) in zip(self.objectives, views, strict=True):
+                    if len(x) == 0:
+                        raise DataError(
+                            f"task '{self.name}': no images for '{objective.name}' in {part}"
+                        )
         return self._views
 
     def _view(self, images: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -181,15 +197,16 @@ class ImageExperts(MergingTask):
         if self.model is None:
             raise ConfigError(f"task '{self.name}' was given no model")
         inner = build_network(self.model.network, self.input_shape, self.output_sizes)
-        if self.heads == "separate" and not any(self._is_head(n) for n in named_state(inner)):
+        network = PerObjective(inner)
+        if self.heads == "separate" and not any(self._is_head(n) for n in named_state(network)):
             raise ConfigError("task.heads=separate needs a network whose output layers are 'heads'")
-        return PerObjective(inner)
+        return network
 
     def _is_head(self, name: str) -> bool:
-        return self.heads == "separate" and "heads." in name
+        return self.heads == "separate" and name.startswith(_HEADS)
 
     def _owner(self, name: str) -> int:
-        return int(name.partition("heads.layers.")[2].partition(".")[0])
+        return int(name.removeprefix(_HEADS).partition(".")[0])
 
     def _shared(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: t for name, t in state.items() if not self._is_head(name)}

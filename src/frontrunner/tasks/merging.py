@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch.utils.data import Dataset
 from frontrunner.errors import ConfigError
 from frontrunner.tasks.base import Batch, Measure, Split, Task, rows
 from frontrunner.weights.parents import Parents
+
+# Unit and reference point of ‖θ - θ_k‖ / ‖θ_0 - θ_k‖, which is 1 at the base.
+DISTANCE = ("relative distance", 1.1)
 
 
 class Domains(Dataset[tuple[Batch, ...]]):
@@ -46,10 +50,12 @@ class MergingTask(Task):
     Attributes:
         selection: what coefficients are chosen by on validation data.
         has_data: whether there are data at all; without, objectives are distances to experts.
+        template: the base's folder, if it is a checkpoint in hub format: exports then are such.
     """
 
     selection: Literal["losses", "accuracies"] = "losses"
     has_data = True
+    template: Path | None = None
     _parents: Parents | None = None
 
     @abstractmethod
@@ -88,6 +94,18 @@ class MergingTask(Task):
     def measures(self) -> tuple[str, ...]:
         classifies = type(self).correct is not MergingTask.correct
         return ("losses", "accuracies") if classifies else ("losses",)
+
+    def whole(self, split: Split) -> list[Batch]:
+        """One split as a single batch for each objective.
+
+        Raises:
+            SplitError: the test split of a sealed task.
+        """
+        domains = self.data(split)
+        assert isinstance(domains, Domains)
+        return [
+            rows(part, range(size)) for part, size in zip(domains.parts, domains.sizes, strict=True)
+        ]
 
     def sealed(self) -> Task:
         self.parents()  # once, for both

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from frontrunner.errors import DataError
@@ -11,6 +12,8 @@ from frontrunner.weights.source import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PIECE = 1 << 16  # numbers: a few float32 pieces of this size fit a core's cache
 
 
 class Parents:
@@ -43,14 +46,27 @@ class Parents:
         Raises:
             DataError: a tensor holds NaN or infinity; model and tensor are named.
         """
-        base = _working(self.base, key)
-        return base, [_working(expert, key) for expert in self.experts]
+        base = _working(self.base, self.base.read(key), key)
+        return base, [_working(expert, expert.read(key), key) for expert in self.experts]
+
+    def pieces(self, key: str) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+        """`read`, flat and piece by piece: where a piece starts, the base's and the experts'.
+
+        Whole tensors in float32 are never in memory, and pieces stay in the processor's cache.
+        """
+        streams = [iter(w.pieces(key, PIECE)) for w in (self.base, *self.experts)]
+        start = 0
+        for stored in zip(*streams, strict=True):
+            models = (self.base, *self.experts)
+            base, *experts = (
+                _working(w, piece, key) for w, piece in zip(models, stored, strict=True)
+            )
+            yield start, base, experts
+            start += len(base)
 
     @property
     def parameters(self) -> int:
         """Numbers in one model."""
-        import math
-
         return sum(math.prod(shape) for shape in self.base.shapes().values())
 
     def digest(self) -> str:
@@ -83,11 +99,11 @@ class Parents:
                 raise DataError(f"{expert.name} has a tensor '{extra[0]}' that the base has not")
 
 
-def _working(weights: Weights, key: str) -> Tensor:
+def _working(weights: Weights, stored: Tensor, key: str) -> Tensor:
     import torch
 
-    tensor = weights.read(key)
-    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    if not torch.isfinite(tensor).all():
+    tensor = stored if stored.dtype == torch.float64 else stored.float()
+    # The extremes show infinities, and a NaN becomes both: one pass, no tensor of truth values.
+    if tensor.numel() and not all(math.isfinite(x) for x in torch.aminmax(tensor)):
         raise DataError(f"'{key}' in {weights.name} holds NaN or infinity")
     return tensor

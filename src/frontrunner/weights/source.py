@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,12 @@ class Weights(ABC):
         Raises:
             DataError: the file is damaged; it and the tensor are named.
         """
+
+    def pieces(self, key: str, size: int) -> Iterator[Tensor]:
+        """`read`, flat and ``size`` numbers at a time."""
+        flat = self.read(key).reshape(-1)
+        for start in range(0, len(flat), size):
+            yield flat[start : start + size]
 
     @abstractmethod
     def digest(self) -> str:

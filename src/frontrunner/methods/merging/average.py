@@ -16,6 +16,8 @@ from frontrunner.pareto_sets.merged import Array, Rule
 class Averaging(Rule):
     """θ(p) = Σ_k p_k θ_k. The base is not used."""
 
+    elementwise = True
+
     @property
     def scaled(self) -> bool:
         return False

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Preferences = Literal["equal", "grid", "corners"]
 ScalePer = Literal["front", "preference"]
 
-SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
 def preferences_of(kind: str, k: int, points: int) -> Array:

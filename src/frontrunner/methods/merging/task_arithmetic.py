@@ -1,4 +1,4 @@
-"""Task arithmetic: θ_0 + λ Σ_k w_k (θ_k - θ_0)."""
+"""Task arithmetic: θ_0 + s Σ_k p_k (θ_k - θ_0)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from frontrunner.pareto_sets.merged import Array, Rule
 
 @dataclass(frozen=True)
 class TaskVectors(Rule):
-    """θ(p) = θ_0 + λ Σ_k w_k τ_k, τ_k = θ_k - θ_0, w = p / max(p)."""
+    """θ(p) = θ_0 + s Σ_k p_k τ_k, τ_k = θ_k - θ_0: s = 1 is the experts' weighted average."""
+
+    elementwise = True
 
     def merge(
         self,
@@ -25,7 +27,7 @@ class TaskVectors(Rule):
         scale: float,
         prepared: Any,
     ) -> Tensor:
-        coefficients = scale * weights
+        coefficients = scale * weights / weights.sum()
         merged = base * float(1.0 - coefficients.sum())
         for expert, coefficient in zip(experts, coefficients, strict=True):
             merged.add_(expert, alpha=float(coefficient))
@@ -37,8 +39,9 @@ class TaskArithmetic(Merger):
     weighted by each preference.
 
     Args:
-        points, preferences, scale, scales, scale_per: see `Merger`. The published λ is 0.3, for
-            eight tasks.
+        points, preferences, scales, scale_per: see `Merger`.
+        scale: s. The published coefficient of each of K task vectors, λ, is s / K at equal
+            preferences; the 0.3 recommended for eight tasks is s = 2.4.
     """
 
     def __init__(
@@ -49,6 +52,4 @@ class TaskArithmetic(Merger):
         scales: Sequence[float] = SCALES,
         scale_per: ScalePer = "front",
     ) -> None:
-        super().__init__(
-            TaskVectors(), points, preferences, scale, scales, scale_per, published=0.3
-        )
+        super().__init__(TaskVectors(), points, preferences, scale, scales, scale_per)

@@ -1,0 +1,126 @@
+"""What evaluators share: going through preferences, keeping points as they come, making a front."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frontrunner.errors import ConfigError, FrontError
+from frontrunner.front.front import Front
+from frontrunner.front.objective import Objective
+from frontrunner.front.points import PointLog
+from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.preferences import grid
+from frontrunner.tasks.base import Task
+
+Array = NDArray[np.float64]
+
+
+class Evaluator(ABC):
+    """Turns a Pareto set into a front, one preference after the other.
+
+    A subclass implements `score` and `axes`.
+
+    Attributes:
+        what: in which terms objectives are measured.
+        split: the split of the data that is scored, or None where none is.
+
+    Args:
+        points: None scores the set's own preferences; a number scores a simplex lattice of that
+            many instead, for sets that answer any preference.
+        reference_point: None takes that of `axes`.
+    """
+
+    what: str
+    split: str | None
+
+    def __init__(
+        self, points: int | None = None, reference_point: Sequence[float] | None = None
+    ) -> None:
+        self.points, self.reference_point = points, reference_point
+
+    @abstractmethod
+    def score(
+        self,
+        pareto_set: ParetoSet,
+        task: Task,
+        preference: Array,
+        device: torch.device | str,
+    ) -> Array:
+        """The objectives at one preference, (m,)."""
+
+    @abstractmethod
+    def axes(self, task: Task) -> tuple[tuple[Objective, ...], Sequence[float]]:
+        """The objectives with their directions and units, and their reference point."""
+
+    def check(self, task: Task) -> None:
+        """Fail before anything is spent if these settings do not fit the task.
+
+        Raises:
+            ConfigError: a task that cannot be measured so, or a reference point of the wrong
+                length.
+            FrontError: no lattice of that many points.
+        """
+        if self.points is not None:
+            grid(task.m, self.points)
+        reference = self.reference_point
+        if reference is not None and (
+            len(reference) != task.m or not np.isfinite(np.asarray(reference, dtype=float)).all()
+        ):
+            raise ConfigError(
+                f"evaluator.reference_point needs {task.m} finite numbers, not {list(reference)}"
+            )
+
+    def key(self, pareto_set: ParetoSet) -> str:
+        """Identifies weights, preferences and settings; points logged under it can be reused."""
+        return f"{pareto_set.digest()}-{self.what}-{self.split}-{self.points}"
+
+    def evaluate(
+        self,
+        pareto_set: ParetoSet,
+        task: Task,
+        log: PointLog | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Front:
+        """Score a Pareto set. Points already in ``log`` are not scored again.
+
+        Raises:
+            FrontError: an objective is not finite; the preference is named.
+        """
+        preferences = pareto_set.preferences if self.points is None else grid(task.m, self.points)
+        done: dict[int, dict[str, Any]] = log.done() if log else {}
+        values, costs = [], []
+        for index, preference in enumerate(preferences):
+            if index in done:
+                values.append(done[index]["values"])
+                costs.append(done[index]["cost"])
+                continue
+            start = time.perf_counter()
+            point = self.score(pareto_set, task, preference, device)
+            if not np.isfinite(point).all():
+                raise FrontError(
+                    f"the objectives at preference {preference.round(4).tolist()} are not finite: "
+                    f"{point.tolist()}"
+                )
+            cost = {"seconds": time.perf_counter() - start}
+            if log:
+                log.append(index, preference, point, cost)
+            values.append([float(x) for x in point])
+            costs.append(cost)
+        objectives, reference = self.axes(task)
+        return Front(
+            objectives=objectives,
+            values=np.array(values),
+            preferences=preferences,
+            preference_kind=pareto_set.preference_kind,
+            reference_point=np.asarray(
+                self.reference_point if self.reference_point is not None else reference
+            ),
+            costs=tuple(costs),
+        )
