@@ -270,6 +270,7 @@ def _default_out(first: Path) -> Path:
 
 def _export(known: argparse.Namespace, words: list[str]) -> int:
     from frontrunner.run import load
+    from frontrunner.tracking.manifest import peak_memory_bytes
     from frontrunner.weights import hub
     from frontrunner.weights.writer import parse_size
 
@@ -278,7 +279,8 @@ def _export(known: argparse.Namespace, words: list[str]) -> int:
     size = parse_size(known.shard_size)
     run = load(known.run)
     done = run.export(preference, known.out, format=known.format, shard_size=size)
-    print(f"{known.out}: {done.kind}, {done.parameters} parameters")
+    memory = peak_memory_bytes() / 2**20
+    print(f"{known.out}: {done.kind}, {done.parameters} parameters, peak memory {memory:.0f} MiB")
     if known.push:
         print(hub.push(known.out, known.push))
     return 0

@@ -163,12 +163,15 @@ def _carry_out(
             log=tracker.log,
         )
         pareto_set, fit = _fit(directory, task, method, runner)
-        cost = fit["cost"]
+        cost = dict(fit["cost"])
         record.update(cost=cost, switches=method.switches(), device=cost["device"])
         fitted = time.perf_counter()
 
         points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), task.m)
         front = evaluator.evaluate(pareto_set, task, points, runner.evaluation_device)
+        # Where models are made as they are scored, that is what takes the memory.
+        cost["peak_memory_bytes"] = max(cost["peak_memory_bytes"], manifest.peak_memory_bytes())
+        record.update(cost=cost)
         front = front.with_info(
             {
                 "task": task.name,

@@ -108,7 +108,8 @@ class Paths:
                 stride, padding, dilation = module.stride, module.padding, module.dilation
                 narrow = conv2d(inputs[0], kernel, None, stride, padding, dilation)
                 return output + conv2d(narrow, left[:, :, None, None])
-            return output + linear(linear(inputs[0], right), left)
+            narrow = linear(inputs[0], right).flatten(0, -2)
+            return torch.addmm(output.flatten(0, -2), narrow, left.mT).view_as(output)
 
         return add
 

@@ -137,7 +137,7 @@ def test_zero_cores_start_at_the_base(task, tmp_path):
 def test_the_control_moves_all_cores_alike(task, tmp_path):
     settings = {"steps": 8, "rounds": 1, "objective": "loss", "initial": "tucker", "select": "last"}
     start, _ = fit(task, tmp_path / "a", **{**settings, "steps": 0})
-    moved, _ = fit(task, tmp_path / "b", **settings, conditioned="start")
+    moved, _ = fit(task, tmp_path / "b", **settings, preference_rate=0.0)
     for before, after in zip(start.change.core, moved.change.core, strict=True):
         step = (after - before).detach()
         assert step.abs().max() > 0
@@ -146,7 +146,7 @@ def test_the_control_moves_all_cores_alike(task, tmp_path):
 
 def test_the_other_control_is_one_model(task, tmp_path):
     pareto_set, _ = fit(
-        task, tmp_path, steps=4, rounds=1, objective="entropy", conditioned="none", select="last"
+        task, tmp_path, steps=4, rounds=1, objective="entropy", conditioned=False, select="last"
     )
     assert pareto_set.preferences.shape == (1, K)
     first, second = (states(pareto_set, p) for p in np.eye(K)[:2])
@@ -187,7 +187,7 @@ def test_a_killed_training_goes_on_to_the_same_factors(task, tmp_path):
 
 
 def test_a_base_method_runs_in_a_folder_of_its_own(task, tmp_path):
-    base = ParetoMerging(None, points=6, seed=0, steps=2, rounds=1, conditioned="none")
+    base = ParetoMerging(None, points=6, seed=0, steps=2, rounds=1, conditioned=False)
     _, runner = fit(task, tmp_path, base=base, steps=3, rounds=1)
     assert (tmp_path / "base" / "checkpoints" / "last.ckpt").is_file()
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
@@ -231,7 +231,7 @@ def test_divergence_is_zero_for_the_expert_itself_and_positive_else():
         ({"mu": 0}, "method.mu"),
         ({"rank": 0}, "method.rank"),
         ({"initial": "random"}, "method.initial"),
-        ({"conditioned": True}, "method.conditioned"),
+        ({"preference_rate": 1.5}, "method.preference_rate"),
         ({"joint": "layer", "objective": "distance"}, "method.joint"),
         ({"joint": "tensor"}, "method.joint"),
         ({"base": 3}, "method.base"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from frontrunner.errors import ConfigError
 from frontrunner.front.indicators import hypervolume
 from frontrunner.methods.base import choice, positive
 from frontrunner.methods.learning import scalarization
@@ -43,7 +44,8 @@ class Settings:
     sampling: str
     concentration: float
     orthogonality: float
-    conditioned: str
+    preference_rate: float
+    conditioned: bool
     steps: int
     batch_size: int
     learning_rate: float
@@ -56,7 +58,9 @@ class Settings:
         choice("method.objective", self.objective, OBJECTIVES)
         choice("method.scalarization", self.scalarization, ("stch", "tch", "linear"))
         choice("method.sampling", self.sampling, SAMPLINGS)
-        choice("method.conditioned", self.conditioned, ("all", "start", "none"))
+        if not 0.0 <= self.preference_rate <= 1.0:
+            rate = self.preference_rate
+            raise ConfigError(f"method.preference_rate={rate} must lie between 0 and 1")
         choice("method.select", self.select, ("objective", "validation", "last"))
         for name in ("mu", "concentration", "batch_size", "learning_rate", "rounds"):
             positive(f"method.{name}", getattr(self, name))
@@ -111,9 +115,9 @@ class Factors(Learner):
         if self.settings.sampling == "corner_stratified":
             draws = rng.permutation(draws)
         self.register_buffer("drawn", torch.tensor(draws, dtype=torch.float32), persistent=False)
-        if settings.conditioned == "start":
+        if settings.preference_rate < 1.0:
             for p in (*self.change.core, *self.change.vectors):
-                p.register_hook(lambda g: g.mean(0, keepdim=True).expand_as(g))
+                p.register_hook(self._damped)
         self.experts: list[dict[str, Tensor]] = []
         if self.settings.objective == "distillation":
             like = dict(pareto_set.base())
@@ -123,6 +127,10 @@ class Factors(Learner):
             ]
         if not self.settings.needs_data:
             self.distances = Distances(pareto_set, parents)
+
+    def _damped(self, gradient: Tensor) -> Tensor:
+        mean = gradient.mean(0, keepdim=True)
+        return mean + self.settings.preference_rate * (gradient - mean)
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"weights": Adam(self.parameters(), lr=self.settings.learning_rate)}

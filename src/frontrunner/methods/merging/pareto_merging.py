@@ -55,10 +55,13 @@ class ParetoMerging(Method):
             ``quasi_random``; one preference for each step.
         concentration: of the Dirichlet distribution.
         orthogonality: β of β Σ (‖AᵀA - I‖² + ‖BᵀB - I‖²).
-        conditioned: what of the module a preference enters. ``all``: every core, the method itself.
-            Two controls of what capacity and training do without it: ``start`` moves all cores
-            alike, so that only where they start depends on the preference, and ``none`` has one
-            core for all, hence one model.
+        preference_rate: ρ, what of the cores' gradients is each core's own: g_k becomes
+            mean(g) + ρ (g_k - mean(g)). 1 is the method itself; 0, a control, moves all cores
+            alike, so that only where they start depends on the preference. Adam gives every core
+            the same step however rarely its preference is drawn; below 1, what all preferences
+            agree on is learned faster than what they do not.
+        conditioned: False has one core for all, hence one model: what the module's capacity and
+            training do without the preference.
         steps, batch_size, learning_rate, schedule, rounds: of Adam; 0 steps keep the start.
         select: what decides which round is kept, the start included: ``objective`` (scalarised, on
             the validation split, without its labels unless the objective takes them),
@@ -84,7 +87,8 @@ class ParetoMerging(Method):
         sampling: str = "dirichlet",
         concentration: float = 0.5,
         orthogonality: float = 0.0,
-        conditioned: str = "all",
+        preference_rate: float = 1.0,
+        conditioned: bool = True,
         steps: int = 2000,
         batch_size: int = 16,
         learning_rate: float = 1e-3,
@@ -110,6 +114,7 @@ class ParetoMerging(Method):
             sampling=sampling,
             concentration=concentration,
             orthogonality=orthogonality,
+            preference_rate=preference_rate,
             conditioned=conditioned,
             steps=steps,
             batch_size=batch_size,
@@ -142,6 +147,7 @@ class ParetoMerging(Method):
             "base": self._base_in_words(),
             "other tensors": "follow the preference" if self.vectors else "stay at the base",
             "select": settings.select,
+            "preference rate": settings.preference_rate,
         }
 
     def _base_in_words(self) -> str:
@@ -151,7 +157,7 @@ class ParetoMerging(Method):
 
     def fit(self, task: Task, runner: Runner) -> ParetoSet:
         merging = merging_task(task)
-        kind = "equal" if self.settings.conditioned == "none" else "grid"
+        kind = "grid" if self.settings.conditioned else "equal"
         preferences = preferences_of(kind, merging.m, self.points)
         parents = merging.parents()
         network, names, cost = self._start(merging, runner)
@@ -212,7 +218,7 @@ class ParetoMerging(Method):
         state = named_state(network)
         vectors = {key: state[key].shape for key in rest if key in state} if self.vectors else {}
         m = len(parents)
-        cores = 1 if self.settings.conditioned == "none" else m
+        cores = m if self.settings.conditioned else 1
         change = LowRank(shapes, self.rank, cores, vectors)
         with torch.no_grad():
             for i, (name, shape) in enumerate(shapes.items()):
