@@ -6,10 +6,11 @@ layer, three objectives) on the same tokens, few (8) and more (128):
 - ``low rank``: one network in memory; a preference changes the factors beside its layers;
 - ``folded``: the same set, its weights added up and copied into the network for each preference;
 - ``read``: each checkpoint's file is read into one network that is there already;
-- ``loaded``: each checkpoint as users load it, ``AutoModelForCausalLM.from_pretrained``.
+- ``loaded``: each checkpoint as users load it, ``LlamaForCausalLM.from_pretrained``;
+- ``written``: the same, writing the checkpoint included.
 
 Traffic counts the bytes that are read and written to go from one preference's model to the next,
-the forward pass excluded. First it is checked that all four give the same losses.
+the forward pass excluded. First it is checked that all give the same losses.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from frontrunner.weights.networks import named_state, place
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 MODELS, OBJECTIVES, RANK = 50, 3, 8
+
+
+def write_weights(low_rank: LowRankSet, preference: np.ndarray, folder: Path) -> None:
+    """One preference's model as the weights of a checkpoint."""
+    tensors = {n: t.contiguous() for n, t in low_rank.state(preference)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def main() -> None:
@@ -64,19 +71,22 @@ def main() -> None:
         logits = module(text[:, :length]).logits
         return float(cross_entropy(logits[0], text[0, 1 : length + 1]))
 
-    plain = LlamaForCausalLM(shape).eval()
+    plain, load = LlamaForCausalLM(shape).eval(), LlamaForCausalLM.from_pretrained
     with tempfile.TemporaryDirectory() as scratch:
         folders = []
         for i, preference in enumerate(low_rank.preferences):
             folder = Path(scratch) / str(i)
             shape.save_pretrained(folder)
-            tensors = {n: t.contiguous() for n, t in low_rank.state(preference)}
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            write_weights(low_rank, preference, folder)
             folders.append(folder)
 
         def from_files(folder: Path) -> nn.Module:
             place(plain, load_file(folder / "model.safetensors").items())
             return plain
+
+        def written(preference: np.ndarray) -> nn.Module:
+            write_weights(low_rank, preference, folders[0])
+            return load(folders[0])
 
         def folded(preference: np.ndarray) -> nn.Module:
             place(plain, low_rank.state(preference))
@@ -86,12 +96,12 @@ def main() -> None:
             return lambda length: [score(make(item), length) for item in items]
 
         preferences = list(low_rank.preferences)
-        load = LlamaForCausalLM.from_pretrained
         variants = {
             "low rank": every(low_rank.materialize, preferences),
             "folded": every(folded, preferences),
             "read": every(from_files, folders),
             "loaded": every(load, folders),
+            "written": every(written, preferences),
         }
         scores = {name: variant(8) for name, variant in variants.items()}
         for name, found in scores.items():
@@ -120,7 +130,7 @@ def main() -> None:
     )
     results = {
         **{f"{name} : low rank, {length} tokens, time": ratio(found[name], found["low rank"])
-           for length, found in seconds.items() for name in ("folded", "read", "loaded")},
+           for length, found in seconds.items() for name in list(variants)[1:]},
         "read : low rank, time without scoring": ratio(switching["read"], switching["low rank"]),
         "read : low rank, bytes moved": round(2 * model / factors, 1),
         "50 checkpoints : low rank, stored bytes": round(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -88,6 +89,14 @@ def test_a_sweep_leaves_finished_cells_alone(finished, call, tiny, monkeypatch):
     assert {p: t for p, t in times(finished).items() if "sweeps" not in p.parts} == {
         p: t for p, t in before.items() if "sweeps" not in p.parts
     }
+
+
+def test_a_sweep_over_a_glob_runs_what_it_matches(work, call, tiny):
+    code, _, err = call("run", "-m", "method=glob([*/cosmos,*/linear*])", *tiny)
+    assert code == 0
+    assert "2 of 2 runs done" in err
+    assert of(work, "cosmos")
+    assert of(work, "linear")
 
 
 def test_a_failing_cell_is_named_and_the_others_finish(work, call, tiny):
@@ -315,3 +324,27 @@ def test_export_of_what_is_not_a_run_is_refused(call, tmp_path):
     code, _, err = call("export", str(tmp_path), "--preference", "0.5,0.5", "--out", "x")
     assert code == 1
     assert "not a run directory" in one_line(err)
+
+
+# ---------------------------------------------------------------------- around a command
+
+
+def test_a_closed_pipe_ends_the_command_without_a_word(finished):
+    command = [sys.executable, "-m", "frontrunner.cli", "check", COSMOS]
+    source, sink = os.pipe()
+    os.close(source)  # as head leaves it
+    try:
+        done = subprocess.run(command, cwd=finished, stdout=sink, stderr=subprocess.PIPE)
+    finally:
+        os.close(sink)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_own_warnings_are_messages_and_others_keep_their_place():
+    before = warnings.formatwarning
+    with cli._plain_warnings():
+        own = warnings.formatwarning("a\nb", UserWarning, cli.__file__, 3)
+        other = warnings.formatwarning("c", UserWarning, __file__, 3)
+    assert own == "frontrunner: a b\n"
+    assert f"{__file__}:3: UserWarning: c" in other
+    assert warnings.formatwarning is before

@@ -173,6 +173,27 @@ def test_cells_are_those_of_hydras_own_sweeper(overrides, monkeypatch):
     assert configuration.expand(overrides) == seen
 
 
+def test_a_glob_stands_for_the_options_it_matches():
+    pattern = "method=glob(learning/*,exclude=[learning/c*,*scalarization])"
+    expected = [["method=learning/gmooar", f"seed={seed}"] for seed in (0, 1)]
+    expected += [["method=learning/smooth_chebyshev", f"seed={seed}"] for seed in (0, 1)]
+    assert configuration.expand([pattern, "seed=0,1"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("method=glob(learned/*)", "matches none of 'method'"),
+        ("method=glob(learning/*,x=1)", "method=glob(learning/*,x=1): "),
+    ],
+)
+def test_a_glob_that_cannot_be_used_is_refused(word, message):
+    with pytest.raises(ConfigError) as caught:
+        configuration.without_globs([word])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------------- the user's own
 
 

@@ -1,6 +1,6 @@
 """Reproduce what docs/methods/pareto_merging.md claims; every table of that page is printed here.
 
-    python experiments/pareto_merging/reproduce.py digits steps conflicts [--seeds N] [--output D]
+    python experiments/pareto_merging/reproduce.py [digits steps conflicts language] [--seeds N]
 
 Settings were chosen on seeds 100 and 101, which no table here contains. Runs that exist are not run
 again. Tables go to standard output and to experiments/pareto_merging/results/.
@@ -9,6 +9,7 @@ again. Tables go to standard output and to experiments/pareto_merging/results/.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,8 @@ from frontrunner.front.collect import collect
 from frontrunner.front.compare import compare
 
 HERE = Path(__file__).parent
-QUIET = ["logger=none", "runner.progress=none", "runner.threads=1", "evaluator=accuracy"]
+QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
+DIGITS = ["task=merge_digits", "evaluator=accuracy"]
 DISTILLED = "pareto merging, distilled"
 CONTROL = "control: only the start depends on it (ρ = 0)"
 
@@ -74,6 +76,7 @@ def main() -> int:
         "digits": digits,
         "steps": steps,
         "conflicts": conflicts,
+        "language": language,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", choices=[[], *tables], default=list(tables))
@@ -102,13 +105,15 @@ def sweep(seeds: int, output: Path, label: str, overrides: Sequence[str]) -> lis
     for seed in range(seeds):
         print(f"  seed {seed}: {label}", file=sys.stderr, flush=True)
         named = f"label='{label}'"
-        words = ["task=merge_digits", *overrides, *QUIET, named, f"seed={seed}"]
+        words = [*overrides, *QUIET, named, f"seed={seed}"]
         runs.append(frontrunner.run([*words, f"output={output}"]))
     return runs
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:
-    """Mean ± standard deviation."""
+    """Mean ± standard deviation; nothing where there is no value."""
+    if np.isnan(values).any():
+        return ""
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
@@ -134,7 +139,7 @@ def equal(run: frontrunner.Run) -> float:
 def digits(seeds: int, output: Path) -> str:
     """Fronts on three orientations, paired against the distilled set; then single models."""
     folder = output / "fronts"
-    found = {label: sweep(seeds, folder, label, o) for label, o in FRONTS.items()}
+    found = {label: sweep(seeds, folder, label, [*DIGITS, *o]) for label, o in FRONTS.items()}
     volumes = {label: [r.front.hypervolume() for r in runs] for label, runs in found.items()}
     rows = []
     for label, runs in found.items():
@@ -166,7 +171,12 @@ def digits(seeds: int, output: Path) -> str:
         "stored",
     ]
     single = [
-        [label, spread([equal(r) for r in sweep(seeds, output / "single", label, overrides)])]
+        [
+            label,
+            spread(
+                [equal(r) for r in sweep(seeds, output / "single", label, [*DIGITS, *overrides])]
+            ),
+        ]
         for label, overrides in SINGLE.items()
     ]
     entries = collect([folder])
@@ -213,7 +223,7 @@ def steps(seeds: int, output: Path) -> str:
     for label, overrides in ways.items():
         cells = [label]
         for count in counts:
-            words = ["method=merging/pareto_merging", *overrides, "method.select=last"]
+            words = [*DIGITS, "method=merging/pareto_merging", *overrides, "method.select=last"]
             words += [f"method.steps={count}"]
             runs = sweep(seeds, output, f"{label}, {count} steps", words)
             cells.append(f"{np.mean([r.front.hypervolume() for r in runs]):.3f}")
@@ -252,7 +262,10 @@ def conflicts(seeds: int, output: Path) -> str:
             label: [
                 r.front.hypervolume()
                 for r in sweep(
-                    seeds, output / case.replace(" ", "_"), label, [*FRONTS[label], *changes]
+                    seeds,
+                    output / re.sub(r"\W+", "_", case),
+                    label,
+                    [*DIGITS, *FRONTS[label], *changes],
                 )
             ]
             for label in labels
@@ -263,6 +276,36 @@ def conflicts(seeds: int, output: Path) -> str:
     return "\n".join(
         [
             f"Hypervolume of test accuracies at reference 0, seeds 0–{seeds - 1}.",
+            "",
+            text.grid(head, rows, markdown=True),
+        ]
+    )
+
+
+def language(seeds: int, output: Path) -> str:
+    """Tiny Llamas on prose, code and arithmetic, in test losses."""
+    training = ["method.steps=60", "method.batch_size=8", "method.rounds=3"]
+    labels = ("rewarded soup", "task arithmetic, one λ", "RegMean", "pareto merging, data-free")
+    cases = {label: FRONTS[label] for label in labels}
+    cases |= {
+        label: [*FRONTS[label], *training] for label in ("pareto merging, entropy", DISTILLED)
+    }
+    found = {
+        label: sweep(seeds, output, label, ["task=merge_checkpoints", "points=6", *overrides])
+        for label, overrides in cases.items()
+    }
+    volumes = {label: [r.front.hypervolume() for r in runs] for label, runs in found.items()}
+    rows = []
+    for label, runs in found.items():
+        difference, wins = paired(volumes[label], volumes["rewarded soup"])
+        losses = spread([equal(r) for r in runs], 3)
+        rows.append([label, spread(volumes[label], 2), difference, wins, losses])
+    head = ["front", "hypervolume", "minus soup (95 %)", "seeds", "mean loss at equal preferences"]
+    return "\n".join(
+        [
+            "Test losses (nats) of tiny Llamas on prose, code and arithmetic; hypervolume at "
+            "reference (6, 6, 6), 7 preferences; 60 steps of 8 windows where there is training; "
+            f"seeds 0–{seeds - 1}.",
             "",
             text.grid(head, rows, markdown=True),
         ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not hasattr(known, "overrides"):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
-        return known.function(known, [*getattr(known, "overrides", []), *rest]) or 0
+        with _plain_warnings():
+            code: int = known.function(known, [*getattr(known, "overrides", []), *rest]) or 0
+        sys.stdout.flush()  # here, where a closed pipe is understood
+        return code
     except KeyboardInterrupt:
         if debug:
             raise
         print("frontrunner: interrupted; the same command continues", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what reads the output, head for example, has seen enough
+        if debug:
+            raise
+        # Python flushes at exit, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell reports it: 128 + SIGPIPE
     except (FrontrunnerError, OSError) as error:
         if debug:
             raise
@@ -135,6 +147,7 @@ def _multirun(words: list[str]) -> int:
     import frontrunner.run as runs
     from frontrunner import config as configuration
 
+    words = configuration.without_globs(words)
     cells = configuration.expand([w for w in words if not w.startswith("hydra")])
     in_process = not any(w.startswith(("hydra/launcher=", "hydra/sweeper=")) for w in words)
     if in_process:
@@ -302,9 +315,32 @@ def _numbers(values: Any) -> str:
     return "(" + ", ".join(f"{float(v):.4g}" for v in values) + ")"
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """This package's own warnings are shown as messages, without the line of code they are from."""
+    before, package = warnings.formatwarning, Path(__file__).parent
+
+    def form(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if Path(filename).is_relative_to(package):
+            return f"frontrunner: {' '.join(str(message).split())}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = form
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

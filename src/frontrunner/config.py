@@ -127,6 +127,36 @@ def dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from dotted(value, f"{name}.")
 
 
+def without_globs(overrides: Sequence[str]) -> list[str]:
+    """Overrides with each ``glob(…)`` replaced by the options it matches, such as
+    ``method=glob(merging/*,exclude=merging/slerp)``. Hydra's own does not look into subfolders.
+
+    Raises:
+        ConfigError: a malformed override, or a pattern that matches no option.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import HydraException
+
+    words = []
+    for word in overrides:
+        if "=glob(" not in word:
+            words.append(word)
+            continue
+        try:
+            (parsed,) = OverridesParser.create().parse_overrides([word])
+        except HydraException as error:
+            raise ConfigError(f"{word}: {first_line(error)}") from None
+        pattern = parsed.value()
+        if isinstance(pattern, Glob):
+            found = pattern.filter(options(parsed.key_or_group))
+            if not found:
+                raise ConfigError(f"{word} matches none of '{parsed.key_or_group}'")
+            word = f"{parsed.get_key_element()}={','.join(found)}"
+        words.append(word)
+    return words
+
+
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """The cells of a sweep, as Hydra's basic sweeper makes them: a list of overrides each.
 
@@ -138,7 +168,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     from hydra.errors import HydraException
 
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(without_globs(overrides))
         batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
         where = getattr(error, "override", None)

@@ -132,10 +132,11 @@ def test_an_expert_that_is_the_base_has_no_distance(models):
         Distances().evaluate(merged(task), task)
 
 
-def test_a_parent_with_nan_is_named(models):
-    models["A"]["weight"][3, 3] = float("nan")
+@pytest.mark.parametrize("name", ["A", "B", "the base"])
+def test_a_parent_with_nan_is_named(models, name):
+    models[name]["weight"][3, 3] = float("nan")
     task = Vectors(models)
-    with pytest.raises(DataError, match="'weight' in A or in the base holds NaN"):
+    with pytest.raises(DataError, match=f"'weight' in {name} holds NaN"):
         Distances().evaluate(merged(task), task)
 
 

@@ -370,3 +370,14 @@ def test_only_whole_files_are_left(tmp_path):
     fit(tmp_path)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["last.ckpt"]
     assert json.dumps(os.listdir(tmp_path)) == '["checkpoints"]'
+
+
+def test_a_fit_inside_a_fit_has_its_own_checkpoint_cost_and_curves(tmp_path):
+    rows = []
+    outer = runner(tmp_path, log=lambda metrics, step: rows.append((set(metrics), step)))
+    inner = outer.nested("base")
+    inner.fit(Bowl(), DATA, **BUDGET)
+    assert outer.cost == {}
+    assert inner.checkpoint.is_relative_to(tmp_path / "base")
+    assert rows[-1][1] == 24
+    assert all(key.startswith("base/") for names, _ in rows for key in names)

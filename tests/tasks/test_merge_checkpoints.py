@@ -368,6 +368,7 @@ def test_nan_weights_are_named(folders):
         ({"texts": None}, "give task.base and task.experts"),
         ({"experts": ["a", "b"]}, "needs task.base"),
         ({"base": "x", "experts": ["a"]}, "at least two models"),
+        ({"base": "x", "experts": "abc"}, "task.experts=abc is one model"),
         ({"base": "x", "experts": ["a", "b"]}, "3 domains (prose, code, arithmetic) for 2"),
         ({"base": "x", "experts": ["a", "a"], "texts": None}, "names a model twice"),
         ({"window": 1}, "at least 2"),

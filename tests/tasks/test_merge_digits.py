@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import dropout
 
 from frontrunner import config
 from frontrunner.errors import ConfigError
-from frontrunner.run import build_task, run
+from frontrunner.run import build_task, check, run
+from frontrunner.tasks.experts import Recipe, train, trained
 from frontrunner.tasks.merge_digits import CONFLICTS
 from frontrunner.weights.networks import named_state, place
 
@@ -100,6 +103,48 @@ def test_another_seed_is_another_base_and_the_same_seed_is_read_from_the_cache(c
     assert "training" not in capsys.readouterr().err
     assert one.digest() == again.digest()
     assert build("seed=2", *TINY).parents().base.digest() != one.base.digest()
+
+
+class Powers(nn.Module):
+    """Two of these with the same weights print alike, as attention with other numbers of heads."""
+
+    def __init__(self, power):
+        super().__init__()
+        self.linear, self.power = nn.Linear(2, 2), power
+        self.linear.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
+
+    def forward(self, inputs, k):
+        return self.linear(inputs) ** self.power
+
+
+def test_networks_that_answer_differently_do_not_share_what_was_trained(capsys):
+    data = [(torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([0, 1]), 0)]
+    one, again, other = (trained(Powers(p), data, Recipe(3), 0, "it") for p in (1, 1, 2))
+    assert capsys.readouterr().err.count("training it") == 2
+    assert torch.equal(one["linear.weight"], again["linear.weight"])
+    assert not torch.equal(one["linear.weight"], other["linear.weight"])
+
+
+def test_training_leaves_the_global_stream_alone_and_does_not_depend_on_it():
+    x, y = torch.ones(4, 2), torch.zeros(4, dtype=torch.long)
+
+    def weights(seed):
+        network = Powers(1)
+        network.linear.register_forward_hook(lambda m, i, out: dropout(out, 0.5, m.training))
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        train(network, [(x, y, 0)], Recipe(3), 0)
+        assert torch.equal(torch.get_rng_state(), before)
+        return network.linear.weight
+
+    assert torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("method", ["linear_scalarization", "smooth_chebyshev", "cosmos"])
+def test_methods_that_train_networks_are_refused(method):
+    words = ["task=merge_digits", f"method=learning/{method}", "model=lenet", "logger=none"]
+    with pytest.raises(ConfigError, match="is for merging methods"):
+        check(config.compose(words))
 
 
 def test_experts_beat_base_and_average_on_their_own_orientation_and_lose_elsewhere():

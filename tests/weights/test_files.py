@@ -98,6 +98,13 @@ def test_the_digest_is_of_the_contents(single, tmp_path):
     assert Safetensors(single).digest() != before
 
 
+def test_the_digest_is_read_once(single):
+    opened = Safetensors(single)
+    before = opened.digest()
+    (single / "model.safetensors").unlink()
+    assert opened.digest() == before
+
+
 def test_of_a_large_file_every_tensor_is_sampled(tmp_path):
     file = tmp_path / "model.safetensors"
     large = {"large": torch.zeros(5_000_000), "norm": torch.zeros(64), "last": torch.zeros(200_000)}

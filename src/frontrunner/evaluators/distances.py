@@ -82,9 +82,8 @@ def spread(parents: Parents) -> Array:
             for k, expert in enumerate(parents.experts):
                 square = _square(base, expert, key)
                 if not np.isfinite(square):
-                    raise DataError(
-                        f"'{key}' in {expert.name} or in {parents.base.name} holds NaN or infinity"
-                    )
+                    bad = expert if bool(base.isfinite().all()) else parents.base
+                    raise DataError(f"'{key}' in {bad.name} holds NaN or infinity")
                 squares[k] += square
     for expert, square in zip(parents.experts, squares, strict=True):
         if square == 0:

@@ -14,11 +14,14 @@ _WHAT = {
     "network": (
         "`model.safetensors` holds the network's tensors by name; `model.json` lists their shapes."
     ),
-    "lora": "A LoRA adapter: `PeftModel.from_pretrained` of peft adds it to its base.",
+    "lora": (
+        "A LoRA adapter of the model in `base/`, to which `PeftModel.from_pretrained` of peft adds "
+        "it; that one is merged from the parents and is none of them."
+    ),
     "factors": "Low-rank factors from which the model of any preference is made.",
 }
 _LIBRARY = {"checkpoint": "transformers", "lora": "peft"}
-_RELATION = {"checkpoint": "merge", "lora": "adapter"}
+_RELATION = {"checkpoint": "merge", "lora": "merge"}
 
 
 def text(title: str, kind: str, facts: Mapping[str, Any]) -> str:

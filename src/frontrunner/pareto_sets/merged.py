@@ -37,10 +37,8 @@ class Rule(ABC):
     """Whether each merged number depends on its own place alone, given what was prepared. `merge`
     then gets flat pieces of tensors instead of whole ones, which is quicker and takes no memory."""
 
-    @property
-    def scaled(self) -> bool:
-        """Whether the result depends on ``scale``."""
-        return True
+    scaled: ClassVar[bool] = True
+    """Whether the result depends on ``scale``."""
 
     def check(self, parents: Parents) -> None:  # noqa: B027 - most rules take any parents
         """Refuse parents this rule cannot merge.

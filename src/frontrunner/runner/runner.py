@@ -206,8 +206,14 @@ class Runner:
             self.cost["seconds"] = time.perf_counter() - start
 
     def nested(self, name: str) -> Runner:
-        """A runner of the same settings for a fit inside this one, with its own checkpoint."""
-        inner = copy.copy(self)
+        """A runner of the same settings for a fit inside this one, with its own checkpoint and
+        learning curves of its own, ``<name>/…``."""
+        inner, log = copy.copy(self), self.log
+        inner.label = f"{self.label} {name}"
+        if log is not None:
+            inner.log = lambda metrics, step: log(
+                {f"{name}/{key}": value for key, value in metrics.items()}, step
+            )
         inner.directory = self.directory / name
         inner.cost, inner.device, inner.best_score = {}, None, None
         return inner

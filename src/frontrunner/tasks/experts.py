@@ -23,6 +23,7 @@ from frontrunner.weights.networks import named_state
 from frontrunner.weights.source import digest_of
 
 _FORMAT = 1  # changes with what training does, so that older files are not found
+_ASKED = 8  # samples of each objective
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,26 @@ def trained(
 ) -> dict[str, Tensor]:
     """The state of ``network`` after training, from the cache if the same was trained before.
 
-    The key is the content: initial weights, data, recipe and seed. Training is deterministic and
-    runs on one thread.
+    The key is the content: initial weights, what the network answers with them (two networks of the
+    same weights may differ in their numbers of heads or their activations), data, recipe, seed and
+    the version of torch. Training is deterministic and runs on one thread.
 
     Args:
-        network: ``forward(inputs, k)``; left trained.
+        network: ``forward(inputs, k)``; left trained, in evaluation mode.
         data: (inputs, labels, k) per objective that it is trained on.
         recipe: how long and how fast.
         seed: of the order of the data.
         what: what messages call it.
     """
-    state = named_state(network)
+    state = named_state(network.eval())
+    with one_thread(), torch.no_grad():
+        answers = [(f"{k}", network(x[:_ASKED], k)) for x, _, k in data]
     parts = [
         digest_of(state.items()),
+        digest_of(answers),
         *(digest_of([("x", x), ("y", y)]) + str(k) for x, y, k in data),
         json.dumps(asdict(recipe), sort_keys=True),
-        f"{seed} {_FORMAT} {network}",
+        f"{seed} {_FORMAT} {torch.__version__} {network}",
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
     path = files.cache_dir() / "experts" / f"{key}.safetensors"
@@ -105,15 +110,16 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     source = generator(seed, "expert")
-    for _ in range(recipe.steps):
-        loss = torch.zeros(())
-        for x, y, k in data:
-            picked = torch.randint(len(x), (recipe.batch_size,), generator=source)
-            loss = loss + loss_of(network(x[picked], k), y[picked])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    with own_stream(seed, "dropout"):
+        for _ in range(recipe.steps):
+            loss = torch.zeros(())
+            for x, y, k in data:
+                picked = torch.randint(len(x), (recipe.batch_size,), generator=source)
+                loss = loss + loss_of(network(x[picked], k), y[picked])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
     network.eval()
 
 
@@ -129,8 +135,8 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def initial_weights(seed: int, *keys: int | str) -> Iterator[None]:
-    """Networks built inside draw their weights from this stream; the global one is left alone."""
+def own_stream(seed: int, *keys: int | str) -> Iterator[None]:
+    """Initial weights and dropout draw from this stream inside; the global one is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *keys))
         yield

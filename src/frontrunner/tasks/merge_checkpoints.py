@@ -16,7 +16,7 @@ from frontrunner.errors import ConfigError, DataError, first_line, nearest
 from frontrunner.front.objective import Objective
 from frontrunner.tasks import causal_lm, tiny_llama
 from frontrunner.tasks.base import Batch, Measure, Model, Split, Task
-from frontrunner.tasks.experts import initial_weights
+from frontrunner.tasks.experts import own_stream
 from frontrunner.tasks.merging import DISTANCE, Domains, MergingTask
 from frontrunner.tasks.text import EMBEDDED, SPLITS, TextSource, next_token_loss, windows
 from frontrunner.weights.hub import locate, open_weights
@@ -92,13 +92,15 @@ class MergeCheckpoints(MergingTask):
     ) -> None:
         super().__init__(None)
         self.name, self.base, self.window = name, base, window
-        self.batch_windows, self.expert_seed = batch_windows, expert_seed
+        self.batch_limit, self.expert_seed = batch_windows, expert_seed
         if architecture not in causal_lm.ARCHITECTURES:
             raise ConfigError(
                 f"task.architecture={architecture} does not exist"
                 f"{nearest(architecture, causal_lm.ARCHITECTURES)}"
             )
         self.architecture = architecture
+        if isinstance(experts, str):
+            raise ConfigError(f"task.experts={experts} is one model; give a list of two or more")
         self.experts = [str(expert) for expert in experts or ()]
         self.sources = _sources(texts)
         self.has_data = bool(self.sources)
@@ -183,7 +185,7 @@ class MergeCheckpoints(MergingTask):
             DataError: a tensor that the network lacks, or needs and the base lacks; it is named.
         """
         base, folder = self.parents().base, _folder(self.paths()[0])
-        with initial_weights(0, "overwritten"):
+        with own_stream(0, "overwritten"):
             network = causal_lm.build(folder, base.shapes(), self.architecture)
         place(network, ((key, base.read(key)) for key in base.shapes()))
         return network
@@ -233,8 +235,7 @@ class MergeCheckpoints(MergingTask):
 
         All windows have one length, so the mean over windows is that over predicted tokens.
         """
-        size = min(batch_size, self.batch_windows)
-        nats = super().measure(network, split, device=device, batch_size=size)
+        nats = super().measure(network, split, device=device, batch_size=batch_size)
         return np.exp(nats) if what == "perplexities" else nats
 
 

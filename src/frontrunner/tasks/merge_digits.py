@@ -16,7 +16,7 @@ from frontrunner.errors import ConfigError, DataError
 from frontrunner.front.objective import Objective
 from frontrunner.models.conditioning import build_network
 from frontrunner.tasks.base import Batch, Model, Split
-from frontrunner.tasks.experts import Recipe, initial_weights, trained
+from frontrunner.tasks.experts import Recipe, own_stream, trained
 from frontrunner.tasks.merging import Domains, MergingTask
 from frontrunner.weights.networks import named_state, place
 from frontrunner.weights.parents import Parents
@@ -163,7 +163,7 @@ class ImageExperts(MergingTask):
     def make_parents(self) -> Parents:
         data = self.views()["experts"]
         base_recipe, expert_recipe = self.recipes
-        with initial_weights(self.expert_seed, "base"):
+        with own_stream(self.expert_seed, "base"):
             network = self._fresh()
         together = [(x, y, k) for k, (x, y) in enumerate(data)]
         base = trained(network, together, base_recipe, self.expert_seed, f"{self.name}: the base")
@@ -187,7 +187,7 @@ class ImageExperts(MergingTask):
     def network(self) -> nn.Module:
         parents = self.parents()
         assert isinstance(parents.base, InMemory)
-        with initial_weights(0, "overwritten"):
+        with own_stream(0, "overwritten"):
             network = self._fresh()
         place(network, parents.base.tensors.items())
         place(network, self._heads.items())

@@ -50,11 +50,13 @@ class MergingTask(Task):
     Attributes:
         selection: what coefficients are chosen by on validation data.
         has_data: whether there are data at all; without, objectives are distances to experts.
+        batch_limit: samples per forward pass when a model is measured, at most.
         template: the base's folder, if it is a checkpoint in hub format: exports then are such.
     """
 
     selection: Literal["losses", "accuracies"] = "losses"
     has_data = True
+    batch_limit: int = 4096
     template: Path | None = None
     _parents: Parents | None = None
 
@@ -95,18 +97,6 @@ class MergingTask(Task):
         classifies = type(self).correct is not MergingTask.correct
         return ("losses", "accuracies") if classifies else ("losses",)
 
-    def whole(self, split: Split) -> list[Batch]:
-        """One split as a single batch for each objective.
-
-        Raises:
-            SplitError: the test split of a sealed task.
-        """
-        domains = self.data(split)
-        assert isinstance(domains, Domains)
-        return [
-            rows(part, range(size)) for part, size in zip(domains.parts, domains.sizes, strict=True)
-        ]
-
     def sealed(self) -> Task:
         self.parents()  # once, for both
         return super().sealed()
@@ -127,15 +117,33 @@ class MergingTask(Task):
         batch_size: int = 4096,
     ) -> np.ndarray:
         """Objectives over a whole split, (K,) float64: means over samples, batch by batch."""
-        domains = self.data(split)
+        function = self.loss if what == "losses" else self.correct
+        return self.mean(network, split, function, device=device, batch_size=batch_size)
+
+    @torch.no_grad()
+    def mean(
+        self,
+        network: Callable[..., Any],
+        split: Split,
+        function: Callable[[Tensor, Batch, int], Tensor],
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 4096,
+    ) -> np.ndarray:
+        """Means over a whole split, (K,) float64, of ``function(outputs, batch, k)``, which is a
+        mean over the samples of a batch.
+
+        Raises:
+            SplitError: the test split of a sealed task.
+        """
+        domains, step = self.data(split), min(batch_size, self.batch_limit)
         assert isinstance(domains, Domains)
         values = []
         for k, part in enumerate(domains.parts):
             size, total = domains.sizes[k], 0.0
-            for start in range(0, size, batch_size):
-                indices = range(start, min(start + batch_size, size))
+            for start in range(0, size, step):
+                indices = range(start, min(start + step, size))
                 batch = tuple(t.to(device) for t in rows(part, indices))
-                function = self.loss if what == "losses" else self.correct
                 total += float(function(network(batch[0], k), batch, k)) * len(indices)
             values.append(total / size)
         return np.array(values)

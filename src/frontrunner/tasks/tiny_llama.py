@@ -21,7 +21,7 @@ from torch import Tensor
 from frontrunner import files
 from frontrunner.errors import ConfigError, DataError
 from frontrunner.tasks.causal_lm import per_objective
-from frontrunner.tasks.experts import Recipe, initial_weights, one_thread, train
+from frontrunner.tasks.experts import Recipe, one_thread, own_stream, train
 from frontrunner.tasks.text import Texts, next_token_loss, windows
 from frontrunner.weights.files import FILE
 from frontrunner.weights.networks import place
@@ -155,13 +155,14 @@ def _train_missing(
         learned = cut["train"][:n]
         data.append((learned, learned, k))
     if not is_whole(base):
-        with initial_weights(seed, "tiny_llama"):
+        with own_stream(seed, "tiny_llama"):
             network = per_objective(LlamaForCausalLM(llama_config(settings, window)))
         train(network, data, base_recipe, seed, next_token_loss)
         _keep(network, tokenizer, base)
     for own, folder in zip(data, folders[1:], strict=True):
         if not is_whole(folder):
-            network = per_objective(LlamaForCausalLM(llama_config(settings, window)))
+            with own_stream(seed, "overwritten"):
+                network = per_objective(LlamaForCausalLM(llama_config(settings, window)))
             place(network, load_file(base / FILE).items())
             train(network, [own], expert_recipe, seed, next_token_loss)
             _keep(network, tokenizer, folder)

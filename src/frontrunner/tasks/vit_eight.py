@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from frontrunner.errors import ConfigError, DataError, first_line, nearest
 from frontrunner.front.objective import Objective
-from frontrunner.tasks.base import Batch, Measure, Model, Split
+from frontrunner.tasks.base import Batch, Model, Split
 from frontrunner.tasks.clip_heads import (
     VisionWeights,
     ZeroShot,
@@ -103,7 +103,7 @@ class VitEight(MergingTask):
             raise ConfigError(f"task.held_out={held_out} must lie between 0 and 1")
         if batch_size < 1:
             raise ConfigError(f"task.batch_size={batch_size} must be at least 1")
-        self.name, self.base, self.batch_size = name, base, batch_size
+        self.name, self.base, self.batch_limit = name, base, batch_size
         self.checkpoints = [overrides.get(t, expert.replace("{task}", t)) for t in self.tasks]
         self.described = [ImageSet.of(task, datasets[task]) for task in self.tasks]
         self.root = None if data_root is None else Path(data_root).expanduser()
@@ -129,7 +129,7 @@ class VitEight(MergingTask):
         self.sources()
         self.class_names()
         self.parents()
-        Processor(self._folder())
+        Processor(self._folder)
 
     # ------------------------------------------------------------------ data
 
@@ -153,7 +153,7 @@ class VitEight(MergingTask):
 
     def load(self) -> dict[Split, Dataset[Any]]:
         transformers("CLIPModel")
-        processor = Processor(self._folder())
+        processor = Processor(self._folder)
         return {
             split: Domains(
                 [
@@ -176,23 +176,10 @@ class VitEight(MergingTask):
     def correct(self, outputs: Tensor, batch: Batch, k: int) -> Tensor:
         return (outputs.argmax(-1) == batch[1]).float().mean()
 
-    @torch.no_grad()
-    def measure(
-        self,
-        network: Any,
-        split: Split,
-        *,
-        what: Measure = "losses",
-        device: torch.device | str = "cpu",
-        batch_size: int = 4096,
-    ) -> np.ndarray:
-        size = min(batch_size, self.batch_size)
-        return super().measure(network, split, what=what, device=device, batch_size=size)
-
     # ------------------------------------------------------------------ models
 
     def make_parents(self) -> Parents:
-        whole = open_weights(self.base)
+        whole = open_weights(self._folder)
         check_whole(whole)
         opened = [open_weights(name, base=whole) for name in self.checkpoints]
         return Parents(VisionWeights(whole), [VisionWeights(weights) for weights in opened])
@@ -204,12 +191,12 @@ class VitEight(MergingTask):
 
     def network(self) -> nn.Module:
         parents = self.parents()
-        clip = load_clip(self._folder())
+        clip = load_clip(self._folder)
         if self._heads is None:
             try:
-                tokenizer = transformers("AutoTokenizer").from_pretrained(str(self._folder()))
+                tokenizer = transformers("AutoTokenizer").from_pretrained(str(self._folder))
             except Exception as error:  # of many kinds
-                raise DataError(f"{self._folder()}: no tokenizer: {first_line(error)}") from None
+                raise DataError(f"{self._folder}: no tokenizer: {first_line(error)}") from None
             self._heads = [
                 zero_shot_head(clip, tokenizer, names, described.templates)
                 for names, described in zip(self.class_names(), self.described, strict=True)
@@ -218,5 +205,7 @@ class VitEight(MergingTask):
         place(network, ((key, parents.base.read(key)) for key in parents.base.shapes()))
         return network
 
+    @cached_property
     def _folder(self) -> Path:
+        """All of CLIP; the hub is asked once."""
         return locate(self.base)

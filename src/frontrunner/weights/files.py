@@ -67,6 +67,7 @@ class Safetensors(Weights):
         if self.folder is not None:
             _refuse_quantised_config(self.folder)
         self.entries = dict(_entries(self.path))
+        self._digest: str | None = None
         _refuse_quantised_tensors(self.name, self.entries)
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -116,8 +117,13 @@ class Safetensors(Weights):
 
         Files of up to 16 MiB are read whole. Of larger ones 4 blocks of 16 KiB are read in every
         tensor, from its first to its last bytes: training on changes them; a deliberate change
-        between the blocks goes unnoticed.
+        between the blocks goes unnoticed. Like the headers, they are read once.
         """
+        if self._digest is None:
+            self._digest = self._sampled()
+        return self._digest
+
+    def _sampled(self) -> str:
         h = hashlib.sha256()
         for file in dict.fromkeys(entry.file for entry in self.entries.values()):
             mine = [(key, e) for key, e in self.entries.items() if e.file == file]

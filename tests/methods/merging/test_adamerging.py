@@ -98,9 +98,9 @@ def method(**settings):
 
 def trained(task, directory, **settings):
     """The learner after training for equal preferences."""
-    return method(**settings).train(
-        task.sealed(), task.network(), np.full(K, 1 / K), quiet(directory)
-    )
+    own, network, equal = method(**settings), task.network(), np.full(K, 1 / K)
+    coefficients = own.task_vectors(task)
+    return own.train(task.sealed(), network, coefficients, equal, quiet(directory))
 
 
 # ---------------------------------------------------------------------- the composed model

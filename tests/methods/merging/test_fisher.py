@@ -120,6 +120,23 @@ def test_a_network_that_refuses_vmap_is_differentiated_sample_by_sample():
     assert not squared.vectorize
 
 
+def test_attention_is_differentiated_sample_by_sample_at_once_and_without_a_warning(recwarn):
+    torch.manual_seed(0)
+    weights = {"weight": torch.randn(6, 6)}
+    batch, labels = (torch.randn(4, 2, 5, 6),), torch.zeros(4, dtype=torch.long)
+
+    def attended(state, sample, label):
+        q = sample[0] @ state["weight"]
+        return nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum()
+
+    both = [PerSample(attended), PerSample(attended)]
+    both[1].vectorize = False
+    found, wanted = (each(weights, batch, labels, torch.ones(4)) for each in both)
+    torch.testing.assert_close(found["weight"], wanted["weight"], rtol=1e-4, atol=1e-4)
+    assert both[0].vectorize
+    assert not recwarn.list
+
+
 def test_sampled_labels_approach_the_exact_expectation():
     task = Small()
     exact, _ = collected(task, exact_classes=CLASSES)

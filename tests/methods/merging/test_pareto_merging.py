@@ -37,8 +37,8 @@ def task(tmp_path_factory):
 
 
 def method(**settings):
-    given = {"base": None, "points": 6, "seed": 0, "rank": 64, "vectors": True, **settings}
-    return ParetoMerging(**given)
+    given = {"base": None, "points": 6, "seed": 0, "initial": "zero", "select": "objective"}
+    return ParetoMerging(**{**given, "learning_rate": 1e-3, "batch_size": 16, **settings})
 
 
 def fit(task, directory, **settings):

@@ -475,6 +475,9 @@ def test_pcb_keeps_its_ratio():
     [
         (TIES, {"density": 0.0}, "method.density=0.0 must be more than 0"),
         (TIES, {"trim": "layer"}, "method.trim=layer is unknown"),
+        (TIES, {"scale": "one"}, "method.scale=one must be a number"),
+        (TIES, {"scale": [1.0, 2.0]}, r"method.scale=\[1.0, 2.0\] must be a number"),
+        (TIES, {"scale": float("nan")}, "method.scale=nan must be a number"),
         (DARE, {"seed": 0, "density": 1.5}, "method.density=1.5 must be"),
         (DARE, {"seed": 0, "elect": "tie"}, "method.elect=tie is unknown.*ties"),
         (PCB, {"ratio": -1}, "method.ratio=-1 must be"),

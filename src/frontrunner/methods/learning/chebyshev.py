@@ -11,7 +11,7 @@ from frontrunner.errors import ConfigError
 from frontrunner.methods.base import Method
 from frontrunner.methods.learning import scalarization
 from frontrunner.methods.learning.population import fit_population
-from frontrunner.methods.learning.training import Training
+from frontrunner.methods.learning.training import Training, trainable
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.preferences import grid
 from frontrunner.runner.runner import Runner
@@ -41,6 +41,7 @@ class Chebyshev(Method):
         self.ideal, self.vectorize = ideal, vectorize
 
     def check(self, task: Task) -> None:
+        trainable(task)
         grid(task.m, self.points)
         ideal_point(self.ideal, task.m)
 

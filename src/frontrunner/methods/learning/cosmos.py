@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from frontrunner.errors import ConfigError
 from frontrunner.methods.base import Method, choice, positive
 from frontrunner.methods.learning import scalarization
-from frontrunner.methods.learning.training import Training, adam, objectives_at, train
+from frontrunner.methods.learning.training import Training, adam, objectives_at, train, trainable
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.preferences import Kind, even_rays, grid
@@ -58,8 +57,7 @@ class Cosmos(Method):
 
     def check(self, task: Task) -> None:
         self.vectors(task.m, self.points)
-        if task.model is None or task.model.conditioning is None:
-            raise ConfigError("this method needs a model with conditioning (model.conditioning)")
+        trainable(task, conditioned=True)
 
     def switches(self) -> dict[str, object]:
         return {"cosine_sign": "subtracted", "sampling": self.sampling}

@@ -22,7 +22,7 @@ from frontrunner.errors import ConfigError
 from frontrunner.front.hypervolume import sorted_hypervolume_gradient
 from frontrunner.methods.base import Method, choice, positive
 from frontrunner.methods.learning import scalarization
-from frontrunner.methods.learning.training import Training, adam, objectives_at, train
+from frontrunner.methods.learning.training import Training, adam, objectives_at, train, trainable
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.preferences import Kind, to_simplex
@@ -115,8 +115,7 @@ class Gmooar(Method):
         self.region = None if region is None else tuple(float(a) for a in region)
 
     def check(self, task: Task) -> None:
-        if task.model is None or task.model.conditioning is None:
-            raise ConfigError("this method needs a model with conditioning (model.conditioning)")
+        trainable(task, conditioned=True)
         if "hv" in self.upper and task.m > 3:
             raise ConfigError(
                 f"method.upper={self.upper} takes 2 or 3 objectives, not {task.m}; use u"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from frontrunner.methods.base import Method
 from frontrunner.methods.learning import scalarization
 from frontrunner.methods.learning.population import fit_population
-from frontrunner.methods.learning.training import Training
+from frontrunner.methods.learning.training import Training, trainable
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.preferences import grid
 from frontrunner.runner.runner import Runner
@@ -29,6 +29,7 @@ class LinearScalarization(Method):
         self.vectorize = vectorize
 
     def check(self, task: Task) -> None:
+        trainable(task)
         grid(task.m, self.points)
 
     def fit(self, task: Task, runner: Runner) -> ParetoSet:

@@ -19,6 +19,7 @@ from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.runner.learner import Learner, Schedule, learning_rate_schedule
 from frontrunner.runner.runner import Runner
 from frontrunner.tasks.base import Batch, Task
+from frontrunner.tasks.merging import MergingTask
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,21 @@ class Training:
     def rate_schedule(self) -> Schedule:
         """The learning-rate factor as a function of progress."""
         return learning_rate_schedule(self.schedule, list(self.milestones))
+
+
+def trainable(task: Task, *, conditioned: bool = False) -> None:
+    """Refuse a task whose networks a gradient method cannot train.
+
+    Raises:
+        ConfigError: the task is one of merging; or, where they have to be ``conditioned`` on a
+            preference, the model has no conditioning.
+    """
+    if isinstance(task, MergingTask):
+        raise ConfigError(
+            f"task '{task.name}' is for merging methods, such as method=merging/task_arithmetic"
+        )
+    if conditioned and (task.model is None or task.model.conditioning is None):
+        raise ConfigError("this method needs a model with conditioning (model.conditioning)")
 
 
 def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:

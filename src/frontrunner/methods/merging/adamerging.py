@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
-from frontrunner.errors import ConfigError
 from frontrunner.methods.base import Method, choice, positive
 from frontrunner.methods.merging.base import Array, merging_task, preferences_of
 from frontrunner.methods.merging.coefficients import Coefficients
 from frontrunner.methods.merging.entropy import entropies, entropy
 from frontrunner.methods.merging.statistics import needs_data
+from frontrunner.methods.merging.ties import share_of
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.finite import FiniteSet
 from frontrunner.runner.learner import Learner, Update, learning_rate_schedule
@@ -68,9 +68,7 @@ class AdaMerging(Method):
         self.points = points
         self.preferences = choice("method.preferences", preferences, ("equal", "grid"))
         self.coefficients = choice("method.coefficients", coefficients, ("task", "layer"))
-        if not 0 < positive("method.density", density) <= 1:
-            raise ConfigError(f"method.density={density} must be more than 0 and at most 1")
-        self.plusplus, self.density = plusplus, density
+        self.plusplus, self.density = plusplus, share_of("method.density", density)
         self.initial, self.clamp = positive("method.initial", initial, zero=True), clamp
         self.steps = int(positive("method.steps", steps))
         self.batch_size = int(positive("method.batch_size", batch_size))
@@ -94,14 +92,14 @@ class AdaMerging(Method):
     def fit(self, task: Task, runner: Runner) -> ParetoSet:
         merging = merging_task(task)
         preferences = preferences_of(self.preferences, merging.m, self.points)
-        network = merging.network()
+        network, coefficients = merging.network(), self.task_vectors(merging)
         cost: dict[str, float] = {}
         states = []
         for i, preference in enumerate(preferences):
             inner = runner if len(preferences) == 1 else runner.nested(f"preference_{i}")
-            learner = self.train(merging, network, preference, inner)
+            self.train(merging, network, coefficients, preference, inner)
             with torch.no_grad():
-                place(network, learner.coefficients.compose().items())
+                place(network, coefficients.compose().items())
             states.append({n: t.detach().cpu().clone() for n, t in named_state(network).items()})
             cost = {name: cost.get(name, 0) + spent for name, spent in inner.cost.items()}
             runner.device = inner.device
@@ -110,17 +108,21 @@ class AdaMerging(Method):
         stacked = {name: torch.stack([s[name] for s in states]) for name in states[0]}
         return FiniteSet(network.cpu(), stacked, preferences, "weight")
 
+    def task_vectors(self, task: MergingTask) -> Coefficients:
+        """The task vectors with their coefficients at the start; read once for all preferences."""
+        density = self.density if self.plusplus else None
+        return Coefficients(task.parents(), self.coefficients, self.initial, self.clamp, density)
+
     def train(
-        self, task: MergingTask, network: nn.Module, preference: Array, runner: Runner
+        self,
+        task: MergingTask,
+        network: nn.Module,
+        coefficients: Coefficients,
+        preference: Array,
+        runner: Runner,
     ) -> EntropyLearner:
-        """Coefficients learned for one preference."""
-        coefficients = Coefficients(
-            task.parents(),
-            self.coefficients,
-            self.initial,
-            self.clamp,
-            self.density if self.plusplus else None,
-        )
+        """Learn coefficients for one preference, in place and from their start."""
+        coefficients.restart()
         learner = EntropyLearner(task, network, coefficients, preference, self.learning_rate)
         runner.fit(
             learner,

@@ -17,10 +17,7 @@ class Averaging(Rule):
     """θ(p) = Σ_k p_k θ_k. The base is not used."""
 
     elementwise = True
-
-    @property
-    def scaled(self) -> bool:
-        return False
+    scaled = False
 
     def merge(
         self,

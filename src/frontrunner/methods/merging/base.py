@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -81,6 +82,8 @@ class Merger(Method):
         self.preferences = choice("method.preferences", preferences, ("equal", "grid", "corners"))
         self.scales = sorted(float(positive("method.scales", s, zero=True)) for s in scales)
         self.scale_per = choice("method.scale_per", scale_per, ("front", "preference"))
+        if not (scale is None or (isinstance(scale, int | float) and math.isfinite(scale))):
+            raise ConfigError(f"method.scale={scale} must be a number, or null to choose one")
         if not self.scales and rule.scaled and scale is None:
             raise ConfigError("method.scales is empty; give candidates, or method.scale")
 
@@ -115,7 +118,8 @@ def choose_scales(
     runner: Runner,
 ) -> None:
     """Set a merged set's scales from candidates, on validation data, in terms of what the task
-    selects by. Every preference is evaluated at every candidate; of equals, the smaller is taken.
+    selects by. Every preference is evaluated at every candidate; of equals, the smaller is taken,
+    and none whose objectives are not finite if there is another.
 
     ``front``: the candidate at which all preferences together have the largest hypervolume (the
     largest mean, if there is one preference). ``preference``: for each preference p the candidate
@@ -132,11 +136,22 @@ def choose_scales(
         ]
     )  # (candidates, n, m)
     runner.cost["forward_passes"] += values.shape[0] * values.shape[1]
-    losses = np.nan_to_num(-values if what == "accuracies" else values, nan=np.inf)
+    diverged = ~np.isfinite(values).all(axis=2)
+    finite = np.nan_to_num(values)
     if per == "front" and len(merged.preferences) > 1:
-        reference = np.zeros(task.m) if what == "accuracies" else np.array(task.reference_point)
-        volumes = [hypervolume(front, reference) for front in losses]
+        volumes = np.array([volume(task, front) for front in finite])
+        volumes[diverged.any(axis=1)] = -1.0
         merged.scales[:] = candidates[int(np.argmax(volumes))]
     else:
-        weighted = np.einsum("snm,nm->sn", losses, merged.preferences)
+        sign = -1.0 if what == "accuracies" else 1.0
+        weighted = sign * np.einsum("snm,nm->sn", finite, merged.preferences)
+        weighted[diverged] = np.inf
         merged.scales[:] = np.asarray(candidates)[weighted.argmin(axis=0)]
+
+
+def volume(task: MergingTask, values: Array) -> float:
+    """Hypervolume of what a task selects by, (n, m): of accuracies at 0, of losses at the task's
+    reference point."""
+    if task.selection == "accuracies":
+        return hypervolume(-values, np.zeros(task.m))
+    return hypervolume(values, np.asarray(task.reference_point))

@@ -62,7 +62,14 @@ class Coefficients(nn.Module):
         for i, key in enumerate(self._fixed):
             self.register_buffer(f"fixed_{i}", parents.base.read(key), persistent=False)
         rows = (len(self.names),) if per == "layer" else ()
-        self.values = nn.Parameter(torch.full((*rows, len(parents)), float(initial)))
+        self.initial = float(initial)
+        self.values = nn.Parameter(torch.empty(*rows, len(parents)))
+        self.restart()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Put all coefficients back to where they start."""
+        self.values.fill_(self.initial)
 
     def coefficients(self) -> Tensor:
         """λ as it acts, (K,) or (L, K)."""

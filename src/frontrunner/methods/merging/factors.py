@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from frontrunner.errors import ConfigError
-from frontrunner.front.indicators import hypervolume
 from frontrunner.methods.base import choice, positive
 from frontrunner.methods.learning import scalarization
+from frontrunner.methods.merging.base import volume
 from frontrunner.methods.merging.coefficients import Coefficients
 from frontrunner.methods.merging.entropy import entropy
 from frontrunner.pareto_sets.low_rank import LowRankSet
@@ -107,25 +107,19 @@ class Factors(Learner):
         self.change, self.coefficients = pareto_set.change, coefficients
         self.settings, self._given = settings, (task, pareto_set)
         self.schedule: Schedule = settings.rate_schedule()
-        seed = derive(settings.seed, "preferences") % 2**32
-        rng = np.random.default_rng(seed)
-        draws = SAMPLINGS[self.settings.sampling](
-            task.m, self.settings.steps, self.settings.concentration, seed
-        )
-        if self.settings.sampling == "corner_stratified":
-            draws = rng.permutation(draws)
+        draws = drawn(settings, task.m)
         self.register_buffer("drawn", torch.tensor(draws, dtype=torch.float32), persistent=False)
         if settings.preference_rate < 1.0:
             for p in (*self.change.core, *self.change.vectors):
                 p.register_hook(self._damped)
         self.experts: list[dict[str, Tensor]] = []
-        if self.settings.objective == "distillation":
+        if settings.objective == "distillation":
             like = dict(pareto_set.base())
             self.experts = [
                 {key: expert.read(key).to(tensor) for key, tensor in like.items()}
                 for expert in parents.experts
             ]
-        if not self.settings.needs_data:
+        if not settings.needs_data:
             self.distances = Distances(pareto_set, parents)
 
     def _damped(self, gradient: Tensor) -> Tensor:
@@ -157,13 +151,19 @@ class Factors(Learner):
         """S_k of the model at one preference, (m,)."""
         if not self.settings.needs_data:
             return self.distances(gamma)
+        network = self._network(gamma)
+        values = [self._objective(network(part[0], k), part, k) for k, part in enumerate(batch)]
+        return torch.stack(values)
+
+    def _network(self, gamma: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """The network at a preference, to be differentiated through."""
         _, pareto_set = self._given
         self._follow(gamma.device)
         pareto_set.paths.factors = self.change.factors(gamma)
         base = pareto_set.fixed if self.coefficients is None else self.coefficients.compose()
         shifts = self.change.shifts(gamma)
         state = {n: t + shifts[n] if n in shifts else t for n, t in base.items()}
-        return torch.stack([self._objective(state, part, k) for k, part in enumerate(batch)])
+        return lambda x, k: torch.func.functional_call(pareto_set.network, state, (x, k))
 
     def _follow(self, device: torch.device) -> None:
         """Network and experts are not this module's own: they are moved after it."""
@@ -172,9 +172,8 @@ class Factors(Learner):
             pareto_set.to(device)
             self.experts = [{n: t.to(device) for n, t in e.items()} for e in self.experts]
 
-    def _objective(self, state: dict[str, Tensor], batch: Any, k: int) -> Tensor:
+    def _objective(self, logits: Tensor, batch: Any, k: int) -> Tensor:
         task, pareto_set = self._given
-        logits = torch.func.functional_call(pareto_set.network, state, (batch[0], k))
         if self.settings.objective == "entropy":
             return entropy(logits)
         if self.settings.objective == "loss":
@@ -198,26 +197,28 @@ class Factors(Learner):
         self.rebase()
         device = self.drawn.device
         if self.settings.select == "objective":
-            batch: Any = None
-            if self.settings.needs_data:
-                batch = [[t.to(device) for t in whole] for whole in task.whole("validation")]
             preferences = torch.as_tensor(pareto_set.preferences, dtype=torch.float32)
-            scores = [
-                float(self.scalarize(self.objectives(p, batch), p)) for p in preferences.to(device)
-            ]
-            return -float(np.mean(scores))
-        what = task.selection
+            scores = [self.scalarize(self._held_out(p), p) for p in preferences.to(device)]
+            return -float(torch.stack(scores).mean())
         values = np.array(
             [
-                task.measure(pareto_set.materialize(p), "validation", what=what, device=device)
+                task.measure(
+                    pareto_set.materialize(p), "validation", what=task.selection, device=device
+                )
                 for p in pareto_set.preferences
             ]
         )
-        if not np.isfinite(values).all():
-            return float("-inf")
-        if what == "accuracies":
-            return hypervolume(-values, np.zeros(task.m))
-        return hypervolume(values, np.asarray(task.reference_point))
+        return float(volume(task, values)) if np.isfinite(values).all() else float("-inf")
+
+    def _held_out(self, gamma: Tensor) -> Tensor:
+        """S_k of the model at one preference on the validation split, (m,)."""
+        if not self.settings.needs_data:
+            return self.distances(gamma)
+        task, _ = self._given
+        network, device = self._network(gamma), gamma.device
+        return torch.as_tensor(task.mean(network, "validation", self._objective, device=device)).to(
+            gamma
+        )
 
 
 class Distances(nn.Module):

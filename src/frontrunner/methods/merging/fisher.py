@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from frontrunner.methods.base import choice, positive
 from frontrunner.methods.merging.base import Preferences
@@ -33,9 +34,7 @@ class FisherWeighted(Rule):
 
     floor: float = 1e-6
 
-    @property
-    def scaled(self) -> bool:
-        return False
+    scaled = False
 
     def merge(
         self,
@@ -186,7 +185,8 @@ class PerSample:
 
         if self.vectorize:
             try:
-                gradients = vmap(one, randomness="different")(batch, labels)
+                with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for vmap
+                    gradients = vmap(one, randomness="different")(batch, labels)
             except RuntimeError as error:
                 if not self._untried or isinstance(error, torch.OutOfMemoryError):
                     raise

@@ -34,9 +34,7 @@ class GramWeighted(Rule):
     alpha: float = 0.9
     ridge: float = 1e-6
 
-    @property
-    def scaled(self) -> bool:
-        return False
+    scaled = False
 
     def merge(
         self,

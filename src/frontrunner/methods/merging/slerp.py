@@ -29,10 +29,7 @@ class Slerp(Rule):
     """
 
     elementwise = True
-
-    @property
-    def scaled(self) -> bool:
-        return False
+    scaled = False
 
     def check(self, parents: Parents) -> None:
         _two(len(parents))
