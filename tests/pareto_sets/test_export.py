@@ -19,6 +19,7 @@ from frontrunner import cli
 from frontrunner.errors import ConfigError, DataError, RunError
 from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
+from frontrunner.pareto_sets import card
 from frontrunner.pareto_sets import export as exports
 from frontrunner.pareto_sets.export import MARK, Origin, export, origin_of
 from frontrunner.pareto_sets.merged import MergedSet, Rule
@@ -236,6 +237,12 @@ def test_the_coefficient_of_a_scaled_rule_is_on_the_card(tmp_path):
     pareto_set = MergedSet(task, Scaled(), [[1, 0], [0, 1]], [0.3, 0.7])
     export(pareto_set, P, tmp_path / "out", origin=origin(pareto_set))
     assert "coefficient λ at this preference: `0.7`" in (tmp_path / "out/README.md").read_text()
+
+
+def test_the_card_of_an_adapter_says_what_it_is_added_to():
+    text = card.text("x", "lora", {"preference": [1.0, 0.0], "base": "some-one/base"})
+    assert "adapter of the model in `base/`" in text
+    assert "base_model_relation: merge" in text  # an adapter of a parent it is not
 
 
 # ---------------------------------------------------------------------- other formats

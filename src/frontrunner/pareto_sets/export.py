@@ -262,7 +262,8 @@ def _write_as_base(
             yield name, base.read(name)
 
     write_checkpoint(folder, all_tensors(), layout, shard_size)
-    _copy_beside(template, folder, layout)
+    # An expert of a part of a model, a vision tower say, may leave the processor to the base.
+    _copy_beside([template, *([base.folder] if base.folder else [])], folder, layout)
     return layout
 
 
@@ -287,9 +288,10 @@ def _task_type(origin: Origin) -> str | None:
     return "CAUSAL_LM" if causal else None
 
 
-def _copy_beside(template: Path, folder: Path, layout: Layout) -> None:
-    """The template's configuration, with the dtype that was written, and what lies beside it."""
-    path = template / "config.json"
+def _copy_beside(sources: Sequence[Path], folder: Path, layout: Layout) -> None:
+    """The first source's configuration, with the dtype that was written, and what lies beside it or
+    beside the next."""
+    path = sources[0] / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -304,8 +306,10 @@ def _copy_beside(template: Path, folder: Path, layout: Layout) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     # A model that brings its own code names it in its configuration.
     wanted = (*BESIDE, "*.py") if "auto_map" in config else BESIDE
-    for file in sorted({f for pattern in wanted for f in template.glob(pattern) if f.is_file()}):
-        shutil.copyfile(file, folder / file.name)
+    for source in sources:
+        for file in sorted({f for pattern in wanted for f in source.glob(pattern) if f.is_file()}):
+            if not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
 
 
 def _set_dtype(config: dict[str, Any], dtype: str) -> None:
