@@ -140,6 +140,8 @@ def test_a_front_is_merged_evaluated_and_exported_as_a_vision_checkpoint(world, 
 
     preference = [0.5, 0.0, 0.5]
     done.export(preference, work / "merged")
+    # The experts' folders have no processor: it is the base's.
+    transformers.CLIPImageProcessorPil.from_pretrained(work / "merged")
     found = transformers.CLIPVisionModel.from_pretrained(work / "merged")
     wanted = done.pareto_set.materialize(preference).vision_model.state_dict()
     assert found.state_dict().keys() == wanted.keys()
