@@ -152,11 +152,10 @@ class LowRankSet(ParetoSet):
         names: Sequence[str],
         change: LowRank,
         preferences: ArrayLike,
-        paths: Paths | None = None,
     ) -> None:
         super().__init__(preferences, "weight")
         self.network, self.names, self.change = network, list(names), change
-        self.paths = paths or Paths(network, change.layers)
+        self.paths = Paths(network, change.layers)
         self.fixed: dict[str, Tensor] = {}
         self.rebase({})
 

@@ -41,8 +41,8 @@ class ParetoMerging(Method):
             of the task vectors together with the factors, from 0.3 (``base`` is then None).
         rank: r of A (c, r), B (d, r) and the cores (r, r).
         layers: patterns of the names of the layers it acts on.
-        vectors: whether all other tensors (biases, norms) follow the preference as Σ_k γ_k v_k;
-            the paper keeps them at θ_0.
+        vectors: whether all other tensors (biases, norms, embeddings) follow the preference as
+            Σ_k γ_k v_k, of which K are stored; the paper keeps them at θ_0.
         objective: ``entropy`` of predictions on unlabelled inputs (the paper, with data),
             ``distance`` to the experts in parameters, as a share of θ_0's (without data); not in
             the paper: ``distillation``, the divergence KL(expert k ‖ model) on unlabelled inputs of
@@ -198,13 +198,14 @@ class ParetoMerging(Method):
     ) -> tuple[nn.Module, list[str], dict[str, float]]:
         """The network at θ_0, the names of what is merged, and what θ_0 cost."""
         network, parents = task.network(), task.parents()
-        names = [key for key in parents.base.shapes() if key in named_state(network)]
+        own = named_state(network)
+        names = [key for key in parents.base.shapes() if key in own]
         if self.base is None:
             return network, names, {}
         inner = runner.nested("base")
         merged = self.base.fit(task, inner)
         state = merged.state(np.full(task.m, 1.0 / task.m))
-        place(network, ((key, tensor) for key, tensor in state if key in names))
+        place(network, ((key, tensor) for key, tensor in state if key in own))
         return network, names, {k: inner.cost[k] for k in ("seconds", "forward_passes")}
 
     def _change(self, network: nn.Module, parents: Parents) -> LowRank:
