@@ -140,6 +140,8 @@ def _print_run(done: Any) -> None:
         f"{summary['nondominated']} of {summary['points']} points non-dominated, "
         f"range {_numbers(summary['range'])}"
     )
+    seconds, cost = done.record["timings"]["total"], done.record["cost"]
+    print(f"  {seconds:.1f} s, peak memory {cost['peak_memory_bytes'] / 2**20:.0f} MiB")
 
 
 def _multirun(words: list[str]) -> int:
