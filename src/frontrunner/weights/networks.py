@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def named_state(network: nn.Module) -> dict[str, Tensor]:
@@ -14,6 +15,17 @@ def named_state(network: nn.Module) -> dict[str, Tensor]:
     They share their storage with the network, so `Tensor.copy_` into them changes it.
     """
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def with_state(network: nn.Module, state: Mapping[str, Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """``network(inputs, k)`` with other tensors, those that are named and that it has.
+
+    Differentiable in parameters but not in buffers: normalisation refuses gradients of its running
+    statistics.
+    """
+    own = {n: state[n] for n, _ in network.named_parameters() if n in state}
+    own |= {n: state[n].detach() for n, _ in network.named_buffers() if n in state}
+    return lambda inputs, k: functional_call(network, own, (inputs, k))
 
 
 @torch.no_grad()

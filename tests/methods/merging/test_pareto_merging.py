@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import frontrunner.run as runs
 from frontrunner import config as configuration
 from frontrunner.errors import ConfigError
+from frontrunner.front.objective import Objective
 from frontrunner.methods.merging.factors import Distances, Factors, divergence, drawn
 from frontrunner.methods.merging.pareto_merging import ParetoMerging
 from frontrunner.methods.merging.task_arithmetic import TaskArithmetic
 from frontrunner.pareto_sets import base as pareto_sets
 from frontrunner.runner.runner import Runner
+from frontrunner.tasks.merging import Domains, MergingTask
+from frontrunner.weights.networks import named_state
+from frontrunner.weights.parents import Parents
+from frontrunner.weights.source import InMemory
 
 K = 3
 TASK = (
@@ -258,3 +264,60 @@ def test_an_objective_on_data_needs_data(task, monkeypatch):
 def test_a_lattice_that_does_not_exist_is_refused_before_training(task):
     with pytest.raises(Exception, match="no simplex lattice"):
         method(points=7).check(task)
+
+
+# ---------------------------------------------------------------------- running statistics
+
+
+class Normed(torch.nn.Module):
+    """A network with batch normalisation, whose running statistics are merged too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(6, 8)
+        self.norm = torch.nn.BatchNorm1d(8)
+        self.out = torch.nn.Linear(8, 4)
+
+    def forward(self, x, k):
+        return self.out(torch.relu(self.norm(self.first(x))))
+
+
+class NormedTask(MergingTask):
+    name = "normed"
+    objectives = tuple(Objective(f"o{k}", "min", "nats") for k in range(K))
+    reference_point = (3.0,) * K
+
+    def make_parents(self):
+        torch.manual_seed(0)
+        states = []
+        for _ in range(K + 1):
+            network = Normed()
+            network(torch.randn(64, 6) * 2 + 1, 0)  # moves the running statistics
+            states.append({n: t.detach().clone() for n, t in named_state(network).items()})
+        return Parents(InMemory("base", states[0]), [InMemory("e", s) for s in states[1:]])
+
+    def network(self):
+        network = Normed()
+        network.load_state_dict(self.parents().base.tensors)
+        return network
+
+    def load(self):
+        x, y = torch.randn(K, 32, 6, generator=torch.Generator().manual_seed(1)), torch.arange(32)
+        part = Domains([TensorDataset(inputs, y % 4) for inputs in x])
+        return {"train": part, "validation": part, "test": part}
+
+    def loss(self, outputs, batch, k):
+        return torch.nn.functional.cross_entropy(outputs, batch[1])
+
+
+@pytest.mark.parametrize("joint", [None, "layer"])
+@pytest.mark.parametrize("objective", ["entropy", "distillation"])
+def test_running_statistics_follow_the_preference_and_take_no_gradient(tmp_path, joint, objective):
+    task = NormedTask()
+    settings = {"initial": "tucker", "joint": joint, "objective": objective, "rounds": 1}
+    pareto_set, _ = fit(task, tmp_path, steps=3, select="last", **settings)
+    if joint is None:
+        for k, expert in enumerate(task.parents().experts):
+            found = states(pareto_set, np.eye(K)[k])["norm.running_mean"]
+            assert torch.allclose(found, expert.read("norm.running_mean"), atol=1e-5)
+    assert all(torch.isfinite(t).all() for t in states(pareto_set, [1 / 3] * 3).values())

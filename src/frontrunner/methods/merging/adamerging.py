@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
 from frontrunner.methods.base import Method, choice, positive
@@ -22,7 +22,7 @@ from frontrunner.runner.learner import Learner, Update, learning_rate_schedule
 from frontrunner.runner.runner import Runner
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.merging import MergingTask
-from frontrunner.weights.networks import named_state, place
+from frontrunner.weights.networks import named_state, place, with_state
 
 
 class AdaMerging(Method):
@@ -178,18 +178,10 @@ class EntropyLearner(Learner):
         log = {f"train/coefficient_{k}": mean for k, mean in enumerate(means)}
         return Update(loss, passes=len(batch), log=log)
 
-    def merged(self) -> Any:
-        """The merged network as ``(inputs, k) -> logits``, differentiable in the coefficients, but
-        not through buffers: normalisation refuses gradients of its running statistics."""
+    def merged(self) -> Callable[[Tensor, int], Tensor]:
+        """The merged network as ``(inputs, k) -> logits``, differentiable in the coefficients."""
         network = self._skeleton[0].to(self.coefficients.values.device)
-        composed = self.coefficients.compose()
-        state = {n: composed[n] for n, _ in network.named_parameters() if n in composed}
-        state |= {n: composed[n].detach() for n, _ in network.named_buffers() if n in composed}
-
-        def forward(inputs: Tensor, k: int) -> Tensor:
-            return functional_call(network, state, (inputs, k))
-
-        return forward
+        return with_state(network, self.coefficients.compose())
 
     @torch.no_grad()
     def score(self, select: str) -> float:

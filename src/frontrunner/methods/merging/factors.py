@@ -23,6 +23,7 @@ from frontrunner.preferences import corner_stratified, dirichlet, quasi_random
 from frontrunner.runner.learner import Learner, Schedule, Update, learning_rate_schedule
 from frontrunner.seeds import derive
 from frontrunner.tasks.merging import MergingTask
+from frontrunner.weights.networks import with_state
 from frontrunner.weights.parents import Parents
 
 Array = NDArray[np.float64]
@@ -163,7 +164,7 @@ class Factors(Learner):
         base = pareto_set.fixed if self.coefficients is None else self.coefficients.compose()
         shifts = self.change.shifts(gamma)
         state = {n: t + shifts[n] if n in shifts else t for n, t in base.items()}
-        return lambda x, k: torch.func.functional_call(pareto_set.network, state, (x, k))
+        return with_state(pareto_set.network, state)
 
     def _follow(self, device: torch.device) -> None:
         """Network and experts are not this module's own: they are moved after it."""
@@ -180,7 +181,7 @@ class Factors(Learner):
             return task.loss(logits, batch, k)
         with torch.no_grad():
             factors, pareto_set.paths.factors = pareto_set.paths.factors, {}
-            expert = torch.func.functional_call(pareto_set.network, self.experts[k], (batch[0], k))
+            expert = with_state(pareto_set.network, self.experts[k])(batch[0], k)
             pareto_set.paths.factors = factors
         return divergence(expert, logits)
 
