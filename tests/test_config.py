@@ -234,7 +234,11 @@ def test_every_option_is_described_in_its_first_comment(group):
     assert all(described.values()), [k for k, text in described.items() if not text]
 
 
-EMBEDDED = {"learning": ["multi_digits", "synthetic"], "merging": ["merge_digits"]}
+EMBEDDED = {
+    "learning": ["multi_digits", "synthetic"],
+    "merging": ["merge_digits"],
+    "pruning": ["text_domains"],
+}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ FLOORS = {
     "runner": 2,
     "tracking": 2,
     "weights": 1,
+    "sparse": 1,
     "front": 1,
     "preferences": 1,
     "config": 1,

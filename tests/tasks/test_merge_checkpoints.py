@@ -194,7 +194,7 @@ def test_measure_is_the_mean_over_windows_whatever_the_batch(embedded):
     np.testing.assert_allclose(
         embedded.measure(network, "test", what="perplexities"), np.exp(losses)
     )
-    assert embedded.measures() == ("losses", "perplexities")
+    assert embedded.measures() == ("losses", "perplexities", "accuracies")
     with pytest.raises(SplitError):
         embedded.sealed().data("test")
 

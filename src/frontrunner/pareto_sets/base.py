@@ -22,6 +22,7 @@ from frontrunner.tasks.base import Task
 from frontrunner.weights.networks import named_state
 
 SCHEMA_VERSION = 1
+WEIGHTS = "weights.safetensors"
 
 
 class ParetoSet(ABC):
@@ -77,7 +78,6 @@ class ParetoSet(ABC):
         return {}
 
     @classmethod
-    @abstractmethod
     def restore(
         cls,
         task: Task,
@@ -87,6 +87,7 @@ class ParetoSet(ABC):
         options: dict[str, Any],
     ) -> ParetoSet:
         """Rebuild from what `tensors` and `options` gave."""
+        raise NotImplementedError(f"{cls.__name__} has neither restore nor write and read")
 
     @abstractmethod
     def to(self, device: torch.device | str) -> ParetoSet:
@@ -107,17 +108,14 @@ class ParetoSet(ABC):
         return h.hexdigest()[:16]
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write ``weights.safetensors`` and ``pareto_set.json``; the JSON comes last, so that a
-        directory which has it is complete.
+        """Write the weights and ``pareto_set.json``; the JSON comes last, so that a directory which
+        has it is complete.
 
         Raises:
             RunError: the disk is full; nothing half-written is left.
         """
-        from safetensors.torch import save_file
-
         folder = Path(directory)
-        tensors = {k: t.detach().cpu().contiguous() for k, t in self.tensors().items()}
-        _write(folder / "weights.safetensors", lambda path: save_file(tensors, path))
+        self.write(folder)
         kind = type(self)
         files.write_json(
             folder / "pareto_set.json",
@@ -132,6 +130,29 @@ class ParetoSet(ABC):
             },
         )
 
+    def write(self, folder: Path) -> None:
+        """Write what `read` needs beside ``pareto_set.json``: ``weights.safetensors``, unless a set
+        has files of its own."""
+        from safetensors.torch import save_file
+
+        tensors = {k: t.detach().cpu().contiguous() for k, t in self.tensors().items()}
+        _write(folder / WEIGHTS, lambda path: save_file(tensors, path))
+
+    @classmethod
+    def read(
+        cls,
+        folder: Path,
+        task: Task,
+        preferences: NDArray[np.float64],
+        preference_kind: Kind,
+        options: dict[str, Any],
+    ) -> ParetoSet:
+        """Rebuild from what `write` wrote, and `options`."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(str(folder / WEIGHTS))
+        return cls.restore(task, tensors, preferences, preference_kind, options)
+
 
 def is_complete(directory: str | os.PathLike[str]) -> bool:
     """Whether a Pareto set was saved here to its end."""
@@ -145,7 +166,6 @@ def load(directory: str | os.PathLike[str], task: Task) -> ParetoSet:
         RunError: a file is missing, damaged, of another version, or not of this task's model.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     folder = Path(directory)
     meta = files.read_json(folder / "pareto_set.json")
@@ -156,16 +176,15 @@ def load(directory: str | os.PathLike[str], task: Task) -> ParetoSet:
         kind = getattr(importlib.import_module(module), name)
         if not (isinstance(kind, type) and issubclass(kind, ParetoSet)):
             raise RunError(f"{folder}: {meta['type']} is not a Pareto set")
-        tensors = load_file(str(folder / "weights.safetensors"))
-        restored = kind.restore(
+        restored = kind.read(
+            folder,
             task,
-            tensors,
             np.array(meta["preferences"], dtype=np.float64),
             meta["preference_kind"],
             meta["options"],
         )
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{folder / 'weights.safetensors'} is not readable: {error}") from None
+        raise RunError(f"{folder / WEIGHTS} is not readable: {error}") from None
     except (FrontError, KeyError, TypeError, ValueError, ImportError, AttributeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{folder} does not hold a Pareto set of this task: {first}") from None

@@ -92,6 +92,25 @@ class Runner:
             return "cuda"
         return "cpu"
 
+    @property
+    def one_shot_devices(self) -> list[str]:
+        """What a fit without gradient steps may use, in one process: as many of what scores a set
+        as ``devices`` says; ``auto`` is one CPU or every GPU."""
+        import torch
+
+        kind, wanted = self.evaluation_device, self.trainer_options["devices"]
+        if isinstance(wanted, list | tuple):
+            return [f"cuda:{i}" for i in wanted] if kind == "cuda" else ["cpu"] * len(wanted)
+        if wanted in ("auto", "-1", -1):
+            count = torch.cuda.device_count() if kind == "cuda" else 1
+        else:
+            count = int(wanted)
+        if kind == "cuda" and count > torch.cuda.device_count():
+            raise ConfigError(
+                f"runner.devices={wanted}: this machine has {torch.cuda.device_count()} GPUs"
+            )
+        return [f"cuda:{i}" for i in range(count)] if kind == "cuda" else ["cpu"] * count
+
     def fit(
         self,
         learner: Learner,
@@ -189,18 +208,29 @@ class Runner:
         self.device = _device_name(trainer)
 
     @contextlib.contextmanager
-    def one_shot(self) -> Iterator[None]:
-        """Count the cost of a fit that takes no gradient steps. It may add ``forward_passes``."""
+    def one_shot(self, parts: int = 0) -> Iterator[Callable[[], None]]:
+        """Count the cost of a fit that takes no gradient steps. It may add ``forward_passes``.
+
+        What is yielded is to be called after each of ``parts`` of the work, which are shown.
+        """
         import torch
 
         threads = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        start = time.perf_counter()
+        start, done = time.perf_counter(), 0
         self.cost = {"seconds": 0.0, "forward_passes": 0, "steps": 0}
-        self.device = f"1 x {self.evaluation_device}"
+        self.device = f"{len(self.one_shot_devices)} x {self.evaluation_device}"
+        display = Progress(self.progress if parts else "none", self.label, max(parts, 1))
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            display.update(done, None)
+
         try:
-            yield
+            with display:
+                yield advance
         finally:
             torch.set_num_threads(threads)
             self.cost["seconds"] = time.perf_counter() - start

@@ -51,6 +51,58 @@ def build(folder: Path, shapes: Mapping[str, tuple[int, ...]], architecture: str
     return per_objective(network).eval()
 
 
+def load(folder: Path, dtype: str = "auto") -> nn.Module:
+    """A language model as transformers loads it: ``forward(inputs, k)`` -> logits.
+
+    It is on the CPU and in evaluation mode. Unlike `build`, its names may differ from the file's.
+
+    Args:
+        folder: of the checkpoint.
+        dtype: ``auto`` (the checkpoint's) or a name such as ``bfloat16``.
+
+    Raises:
+        ConfigError: transformers is missing or does not know the model.
+        DataError: tensors that the model needs are missing; the first is named.
+    """
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        raise ConfigError(f"{folder} needs transformers: pip install frontrunner[hub]") from None
+    wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=wanted, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{folder}: no such network: {first_line(error)}") from None
+    network, found = loaded
+    if found["missing_keys"]:
+        raise DataError(
+            f"{folder} has no tensor '{min(found['missing_keys'])}', which "
+            f"{type(network).__name__} needs"
+        )
+    return per_objective(network).eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        ConfigError: transformers is not installed.
+        DataError: there is none that can be read.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise ConfigError(f"{folder} needs transformers: pip install frontrunner[hub]") from None
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the library raises many kinds, none of its own base
+        raise DataError(
+            f"{folder} has no tokenizer that can be read: {first_line(error)}"
+        ) from None
+
+
 def per_objective(network: nn.Module) -> nn.Module:
     """Give a language model of transformers the interface ``forward(inputs, k)`` -> logits.
 

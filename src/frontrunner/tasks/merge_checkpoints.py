@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch import nn
 
 from frontrunner.errors import ConfigError, DataError, first_line, nearest
 from frontrunner.front.objective import Objective
 from frontrunner.tasks import causal_lm, tiny_llama
-from frontrunner.tasks.base import Batch, Measure, Model, Split, Task
+from frontrunner.tasks.base import Model, Task
 from frontrunner.tasks.experts import own_stream
-from frontrunner.tasks.merging import DISTANCE, Domains, MergingTask
-from frontrunner.tasks.text import EMBEDDED, SPLITS, TextSource, next_token_loss, windows
+from frontrunner.tasks.language import WINDOWS, LanguageTask, sources_of, window_counts
+from frontrunner.tasks.merging import DISTANCE, MergingTask
 from frontrunner.weights.hub import locate, open_weights
 from frontrunner.weights.networks import place
 from frontrunner.weights.parents import Parents
 
 Named = Mapping[str, Any]
 
-WINDOWS: dict[Split, int | None] = {"train": 128, "validation": 32, "test": None}
 # What two configurations of one architecture agree in, where both say it.
 _SAME = (
     "model_type",
@@ -44,7 +40,7 @@ _SAME = (
 )
 
 
-class MergeCheckpoints(MergingTask):
+class MergeCheckpoints(LanguageTask, MergingTask):
     """K language models fine-tuned from one base; objective k belongs to expert k.
 
     With texts, objective k is the loss on domain k (see `frontrunner.tasks.text` for windows and
@@ -102,10 +98,12 @@ class MergeCheckpoints(MergingTask):
         if isinstance(experts, str):
             raise ConfigError(f"task.experts={experts} is one model; give a list of two or more")
         self.experts = [str(expert) for expert in experts or ()]
-        self.sources = _sources(texts)
+        self.sources = sources_of(texts)
         self.has_data = bool(self.sources)
         self._check_numbers()
-        self.windows = _window_counts(windows, embedded=base is None)
+        self.windows = window_counts(windows, WINDOWS)
+        if base is None and self.windows["train"] is None:
+            raise ConfigError("task.windows.train=null leaves the embedded models nothing to learn")
         if window < 2 or batch_windows < 1:
             raise ConfigError("task.window must be at least 2 and task.batch_windows 1")
         self.llama = tiny_llama.TinyLlama(**(llama or {}))
@@ -193,50 +191,18 @@ class MergeCheckpoints(MergingTask):
     # ------------------------------------------------------------------ data
 
     def measures(self) -> tuple[str, ...]:
-        return ("losses", "perplexities") if self.has_data else ()
+        return super().measures() if self.has_data else ()
 
-    def load(self) -> dict[Split, Dataset[Any]]:
+    def tokenizer(self) -> Any:
         if not self.has_data:
             raise ConfigError(f"task '{self.name}' has no data: this method needs task.texts")
-        tokenize = tiny_llama.plain_ids(load_tokenizer(_folder(self.paths()[0])))
-        return {split: self._domains(split, tokenize) for split in SPLITS}
-
-    def _domains(self, split: Split, tokenize: Callable[[str], Sequence[int]]) -> Domains:
-        parts: list[Dataset[Batch]] = []
-        for name, source in self.sources.items():
-            what = f"the {split} text of '{name}'"
-            ids = windows(source.texts()[split], tokenize, self.window, what)
-            limit = self.windows[split]
-            if limit is not None:
-                ids = ids[-limit:] if split == "train" else ids[:limit]
-            parts.append(TensorDataset(ids, ids))
-        return Domains(parts)
+        return causal_lm.load_tokenizer(_folder(self.paths()[0]))
 
     def sealed(self) -> Task:
         if self.has_data:
             return super().sealed()
         self.parents()
         return self  # there is no test split to hide
-
-    def loss(self, outputs: Tensor, batch: Batch, k: int) -> Tensor:
-        return next_token_loss(outputs, batch[1])
-
-    @torch.no_grad()
-    def measure(
-        self,
-        network: Callable[..., Any],
-        split: Split,
-        *,
-        what: Measure = "losses",
-        device: torch.device | str = "cpu",
-        batch_size: int = 4096,
-    ) -> np.ndarray:
-        """Losses in nats or perplexities over a whole split, (K,) float64.
-
-        All windows have one length, so the mean over windows is that over predicted tokens.
-        """
-        nats = super().measure(network, split, device=device, batch_size=batch_size)
-        return np.exp(nats) if what == "perplexities" else nats
 
 
 def same_architecture(base: Path, experts: Sequence[Path]) -> None:
@@ -273,51 +239,7 @@ def same_vocabulary(base: Path, experts: Sequence[Path]) -> None:
             )
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a checkpoint folder.
-
-    Raises:
-        ConfigError: transformers is not installed.
-        DataError: there is none that can be read.
-    """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise ConfigError(f"{folder} needs transformers: pip install frontrunner[hub]") from None
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the library raises many kinds, none of its own base
-        raise DataError(
-            f"{folder} has no tokenizer that can be read: {first_line(error)}"
-        ) from None
-
-
 # ---------------------------------------------------------------------- details
-
-
-def _sources(texts: str | Sequence[str] | Named | None) -> dict[str, TextSource]:
-    if texts is None:
-        return {}
-    if isinstance(texts, str):
-        texts = list(EMBEDDED) if texts == "embedded" else [texts]
-    if not isinstance(texts, Mapping):
-        if len(set(texts)) < len(texts):
-            raise ConfigError(f"task.texts names a domain twice: {list(texts)}")
-        texts = {str(name): "embedded" for name in texts}
-    return {str(name): TextSource(str(name), source) for name, source in texts.items()}
-
-
-def _window_counts(given: Mapping[str, int | None], embedded: bool) -> dict[Split, int | None]:
-    for key in given:
-        if key not in SPLITS:
-            raise ConfigError(f"task.windows: unknown split '{key}'{nearest(key, SPLITS)}")
-    counts: dict[Split, int | None] = {split: given.get(split, WINDOWS[split]) for split in SPLITS}
-    for split, count in counts.items():
-        if count is not None and count < 1:
-            raise ConfigError(f"task.windows.{split}={count} must be at least 1, or null for all")
-    if embedded and counts["train"] is None:
-        raise ConfigError("task.windows.train=null leaves the embedded models nothing to learn")
-    return counts
 
 
 def _names(experts: Sequence[str]) -> list[str]:

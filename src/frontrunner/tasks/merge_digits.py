@@ -16,8 +16,9 @@ from frontrunner.errors import ConfigError, DataError
 from frontrunner.front.objective import Objective
 from frontrunner.models.conditioning import build_network
 from frontrunner.tasks.base import Batch, Model, Split
+from frontrunner.tasks.domains import Domains
 from frontrunner.tasks.experts import Recipe, own_stream, trained
-from frontrunner.tasks.merging import Domains, MergingTask
+from frontrunner.tasks.merging import MergingTask
 from frontrunner.weights.networks import named_state, place
 from frontrunner.weights.parents import Parents
 from frontrunner.weights.source import InMemory

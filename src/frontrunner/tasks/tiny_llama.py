@@ -73,7 +73,12 @@ class TinyLlama:
 
 
 def checkpoints(
-    texts: Mapping[str, Texts], settings: TinyLlama, window: int, held_out: int, seed: int
+    texts: Mapping[str, Texts],
+    settings: TinyLlama,
+    window: int,
+    held_out: int,
+    seed: int,
+    experts: bool = True,
 ) -> list[Path]:
     """Folders of the base and of one expert per domain, trained where they are not yet kept.
 
@@ -88,6 +93,7 @@ def checkpoints(
         window: tokens per window.
         held_out: windows at the end of each train text that nothing is trained on.
         seed: of initial weights and of the order of the data.
+        experts: False makes the base alone.
 
     Raises:
         ConfigError: transformers is not installed.
@@ -109,7 +115,7 @@ def checkpoints(
         "texts": [[name, _digest(parts["train"])] for name, parts in texts.items()],
     }
     kept = files.cache_dir() / "tiny_llama" / _digest(json.dumps(content, sort_keys=True))
-    folders = [kept / name for name in ("base", *texts)]
+    folders = [kept / name for name in ("base", *(texts if experts else ()))]
     missing = [folder for folder in folders if not is_whole(folder)]
     if missing:
         print(f"training {len(missing)} tiny language models once", file=sys.stderr, flush=True)
@@ -159,7 +165,7 @@ def _train_missing(
             network = per_objective(LlamaForCausalLM(llama_config(settings, window)))
         train(network, data, base_recipe, seed, next_token_loss)
         _keep(network, tokenizer, base)
-    for own, folder in zip(data, folders[1:], strict=True):
+    for own, folder in zip(data, folders[1:], strict=False):  # none where there are no experts
         if not is_whole(folder):
             with own_stream(seed, "overwritten"):
                 network = per_objective(LlamaForCausalLM(llama_config(settings, window)))

@@ -33,7 +33,8 @@ from frontrunner.tasks.clip_images import (
     class_names,
     open_splits,
 )
-from frontrunner.tasks.merging import Domains, MergingTask
+from frontrunner.tasks.domains import Domains
+from frontrunner.tasks.merging import MergingTask
 from frontrunner.weights.hub import locate, open_weights
 from frontrunner.weights.networks import place
 from frontrunner.weights.parents import Parents

@@ -16,7 +16,8 @@ from frontrunner.methods.merging.pareto_merging import ParetoMerging
 from frontrunner.methods.merging.task_arithmetic import TaskArithmetic
 from frontrunner.pareto_sets import base as pareto_sets
 from frontrunner.runner.runner import Runner
-from frontrunner.tasks.merging import Domains, MergingTask
+from frontrunner.tasks.domains import Domains
+from frontrunner.tasks.merging import MergingTask
 from frontrunner.weights.networks import named_state
 from frontrunner.weights.parents import Parents
 from frontrunner.weights.source import InMemory

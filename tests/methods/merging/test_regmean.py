@@ -13,7 +13,8 @@ from frontrunner.front.objective import Objective
 from frontrunner.methods.merging.regmean import GramWeighted, RegMean, layer_inputs
 from frontrunner.pareto_sets import base as pareto_sets
 from frontrunner.runner.runner import Runner
-from frontrunner.tasks.merging import Domains, MergingTask
+from frontrunner.tasks.domains import Domains
+from frontrunner.tasks.merging import MergingTask
 from frontrunner.weights.networks import named_state
 from frontrunner.weights.parents import Parents
 from frontrunner.weights.source import InMemory

@@ -18,7 +18,8 @@ from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.merged import MergedSet, Rule
 from frontrunner.runner.runner import Runner
 from frontrunner.tasks.base import Batch, Task, rows
-from frontrunner.tasks.merging import Domains, MergingTask
+from frontrunner.tasks.domains import Domains
+from frontrunner.tasks.merging import MergingTask
 from frontrunner.weights.networks import named_state, place
 
 

@@ -1,0 +1,1 @@
+"""Pruning: one file per method, named as in its paper."""

@@ -1,0 +1,301 @@
+"""One block after the other: Gram matrices of its inputs, a solution, and on to the next block.
+
+A block is pruned with the inputs that pruned blocks before it give (SparseGPT, Wanda, ALPS); within
+a block all layers see one pass with its dense weights. Only the block at hand is on the device.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from frontrunner.models.blocks import Call, Decoder, Layer
+from frontrunner.sparse.patterns import Pattern
+from frontrunner.sparse.store import Models, Pruned, Store
+
+Norm = Literal["none", "tokens", "trace"]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Devices:
+    """The devices that a fit may use, in one process; the first collects.
+
+    Args:
+        names: of torch devices; one may occur several times.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+
+    @property
+    def first(self) -> str:
+        return self.names[0]
+
+    def map(self, function: Callable[[T, str], R], items: Sequence[T]) -> list[R]:
+        """``function(item, device)`` of every item, in order; devices take turns."""
+        if len(self.names) == 1:
+            return [function(item, self.first) for item in items]
+        free = list(zip(items, cycle(self.names), strict=False))
+        with ThreadPoolExecutor(len(self.names)) as pool:
+            return list(pool.map(lambda pair: _with_gradients_off(function, *pair), free))
+
+
+def _with_gradients_off(function: Callable[[T, str], R], item: T, device: str) -> R:
+    with torch.no_grad():  # which is a setting of each thread
+        return function(item, device)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Calibration data of one objective on their way through one model's pruned blocks."""
+
+    objective: int
+    model: int = 0
+
+
+@dataclass
+class Group:
+    """Layers of a block that have one input.
+
+    Attributes:
+        name: of the first one's weight, less ``.weight``.
+        layers: with names.
+        dense: Ŵ (d, c) float32 of each layer, by name.
+        patterns: of each layer's support, by name.
+        grams: XᵀX (c, c) float32 of each stream; none if the method asks for no data.
+    """
+
+    name: str
+    layers: list[Layer]
+    dense: dict[str, Tensor]
+    patterns: dict[str, Pattern]
+    grams: list[Tensor]
+
+
+# What a method does with a block: models of each layer, by the name of its weight.
+Solve = Callable[[Sequence[Group], Devices], Mapping[str, Models]]
+
+
+class Blockwise:
+    """Goes through the blocks of a decoder.
+
+    Args:
+        decoder: dense, on the CPU.
+        patterns: of every layer's support, by the name of its weight.
+        segments: calibration segments of each objective, token ids (n, W).
+        devices: to compute on.
+        store: takes each block as it is finished; what it has is not pruned again.
+        norm: what Gram matrices are divided by: nothing, the number of ``tokens`` they are sums
+            over, or their mean diagonal (``trace``).
+        batch: segments per forward pass.
+        report: called after every block.
+
+    Attributes:
+        seconds: spent on forward passes and Gram matrices, and on solving.
+        passes: forward passes of a batch through one block.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        patterns: Mapping[str, Pattern],
+        segments: Sequence[Tensor],
+        devices: Devices,
+        store: Store,
+        norm: Norm = "none",
+        batch: int = 8,
+        report: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.decoder, self.patterns, self.devices, self.store = decoder, patterns, devices, store
+        self.batches = [list(part.split(batch)) for part in segments]
+        self.norm, self.report = norm, report
+        self.seconds = {"calibration": 0.0, "solve": 0.0}
+        self.passes = 0
+        self._started: list[tuple[list[Tensor], list[list[Call]]]] | None = None
+
+    @torch.no_grad()
+    def run(
+        self,
+        number: int,
+        anchors: Sequence[int],
+        streams: Sequence[Stream],
+        solve: Solve,
+        keep_grams: bool = False,
+    ) -> None:
+        """One pass, which leaves the decoder's weights as they were.
+
+        Args:
+            number: of the pass, in the store.
+            anchors: the stored models it makes.
+            streams: of data; those of model 0 come first and are the ones whose Gram matrices are
+                stored.
+            solve: prunes a block.
+            keep_grams: whether Gram matrices are stored.
+        """
+        total = len(self.decoder)
+        if all(self.store.has(number, b) for b in range(total)):
+            for _ in range(total):
+                self.report()
+            return
+        if streams and self._started is None:
+            self._started = [self.decoder.start(batches) for batches in self.batches]
+        hidden = {s: list(self._start(s)[0]) for s in streams}
+        for b in range(total):
+            block = self.decoder.blocks[b]
+            dense = {layer.name: layer.weight(block).clone() for layer in self.decoder.layers[b]}
+            if not self.store.has(number, b):
+                self._prune(number, b, anchors, streams, hidden, solve, keep_grams)
+            start = time.perf_counter()
+            if b < total - 1:
+                self._forward(number, b, anchors, streams, hidden)
+            for layer in self.decoder.layers[b]:
+                layer.weight(block).copy_(dense[layer.name])
+            self.seconds["calibration"] += time.perf_counter() - start
+            self.report()
+
+    def _start(self, stream: Stream) -> tuple[list[Tensor], list[list[Call]]]:
+        assert self._started is not None
+        return self._started[stream.objective]
+
+    # ------------------------------------------------------------------ one block
+
+    def _prune(
+        self,
+        number: int,
+        b: int,
+        anchors: Sequence[int],
+        streams: Sequence[Stream],
+        hidden: Mapping[Stream, list[Tensor]],
+        solve: Solve,
+        keep_grams: bool,
+    ) -> None:
+        block, layers = self.decoder.blocks[b], self.decoder.layers[b]
+        start = time.perf_counter()
+        if streams:
+            first, calls = hidden[streams[0]][0], self._start(streams[0])[1]
+            members = self.decoder.groups(b, first, calls[0][b])
+            sums = [self._grams(b, s, members, hidden[s]) for s in streams]
+        else:
+            members, sums = [[layer] for layer in layers], []
+        groups = [
+            Group(
+                name=group[0].name.removesuffix(".weight"),
+                layers=group,
+                dense={x.name: x.weight(block).float() for x in group},
+                patterns={x.name: self.patterns[x.name] for x in group},
+                grams=[matrices[g] for matrices in sums],
+            )
+            for g, group in enumerate(members)
+        ]
+        middle = time.perf_counter()
+        models = solve(groups, self.devices)
+        self.seconds["calibration"] += middle - start
+        self.seconds["solve"] += time.perf_counter() - middle
+        described = [
+            Pruned(x.name, g.name, x.shape(block), str(g.patterns[x.name]), x.transposed)
+            for g in groups
+            for x in g.layers
+        ]
+        own = sum(stream.model == 0 for stream in streams)
+        self.store.add(
+            number,
+            b,
+            anchors,
+            described,
+            models,
+            {x.name: x.weight(block).dtype for x in layers},
+            {g.name: g.grams[:own] for g in groups if streams},
+            keep_grams,
+        )
+
+    def _grams(
+        self, b: int, stream: Stream, members: Sequence[Sequence[Layer]], hidden: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """XᵀX of each group of layers, on the first device; batches are divided over devices."""
+        calls = self._start(stream)[1]
+        count = len(self.devices.names)
+
+        def part(k: int, device: str) -> list[Tensor]:
+            block = self._on(b, device)
+            sums: list[Tensor] = [torch.empty(0)] * len(members)
+            handles = [
+                group[0].module(block).register_forward_pre_hook(_adds(sums, g))
+                for g, group in enumerate(members)
+            ]
+            try:
+                for i in range(k, len(hidden), count):
+                    calls[i][b].to(device)(block, hidden[i].to(device))
+            finally:
+                for handle in handles:
+                    handle.remove()
+            return sums
+
+        self.passes += len(hidden)
+        parts = self.devices.map(part, range(min(count, len(hidden))))
+        total = parts[0]
+        for others in parts[1:]:
+            for matrix, other in zip(total, others, strict=True):
+                matrix += other.to(matrix.device)
+        for matrix in total:
+            if self.norm == "tokens":
+                matrix /= sum(h.shape[0] * h.shape[1] for h in hidden)
+            elif self.norm == "trace":
+                matrix /= matrix.diagonal().mean().clamp_min(1e-30)
+        return total
+
+    def _forward(
+        self,
+        number: int,
+        b: int,
+        anchors: Sequence[int],
+        streams: Sequence[Stream],
+        hidden: dict[Stream, list[Tensor]],
+    ) -> None:
+        """Send every stream through its model's pruned block."""
+        if not streams:
+            return
+        stored = self.store.open(self.store.path(number, b))
+        known = {layer.name: layer for layer in stored.layers}
+        count = len(self.devices.names)
+        for model in sorted({s.model for s in streams}):
+            for layer in self.decoder.layers[b]:
+                weight = stored.weight(known[layer.name], anchors[model])
+                layer.weight(self.decoder.blocks[b]).copy_(weight)
+            own = [s for s in streams if s.model == model]
+
+            def part(k: int, device: str, own: Sequence[Stream] = own) -> None:
+                block = self._on(b, device)
+                for s in own:
+                    calls = self._start(s)[1]
+                    for i in range(k, len(hidden[s]), count):
+                        out = calls[i][b].to(device)(block, hidden[s][i].to(device))
+                        hidden[s][i] = out.to(hidden[s][i].device)
+
+            self.passes += sum(len(hidden[s]) for s in own)
+            self.devices.map(part, range(count))
+
+    def _on(self, b: int, device: str) -> nn.Module:
+        """The block on a device: itself if it is the only one, else a copy."""
+        block = self.decoder.blocks[b]
+        if device == "cpu":
+            return block if len(self.devices.names) == 1 else copy.deepcopy(block)
+        return copy.deepcopy(block).to(device)
+
+
+def _adds(sums: list[Tensor], g: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().flatten(0, -2).float()
+        if not sums[g].numel():
+            sums[g] = torch.zeros(x.shape[1], x.shape[1], device=x.device)
+        sums[g].addmm_(x.mT, x)
+
+    return hook

@@ -1,0 +1,58 @@
+"""Wanda (Sun et al., ICLR 2024): the smallest of |W_ij| ‖X_j‖ go, each output by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from frontrunner.methods.base import choice
+from frontrunner.methods.pruning.base import Calibration, Pruner
+from frontrunner.methods.pruning.blockwise import Group, Norm
+from frontrunner.sparse.patterns import Pattern, Rows, Unstructured
+from frontrunner.sparse.store import Models
+
+
+class Wanda(Pruner):
+    """Keeps weights by magnitude times the norm of their input; what is kept does not change.
+
+    Args:
+        rounding: ``exact`` prunes as many entries of a layer as the sparsity says; ``truncate``
+            ⌊c · sparsity⌋ of every row, as the published code does.
+
+    See `Pruner` for the others.
+    """
+
+    def __init__(
+        self,
+        points: int,
+        sparsity: float = 0.7,
+        pattern: str = "unstructured",
+        allocation: Mapping[str, float] | None = None,
+        calibration: Calibration = "concatenated",
+        norm: Norm = "none",
+        batch: int = 8,
+        rounding: Literal["exact", "truncate"] = "exact",
+    ) -> None:
+        self.rounding = choice("method.rounding", rounding, ("exact", "truncate"))
+        super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
+
+    def parse(self, pattern: str, sparsity: float) -> Pattern:
+        found = super().parse(pattern, sparsity)
+        if isinstance(found, Unstructured):
+            return Rows(found.sparsity, self.rounding == "truncate")
+        return found
+
+    def switches(self) -> dict[str, Any]:
+        return {**super().switches(), "rounding": self.rounding}
+
+    def solve(self, group: Group, gram: Tensor | None, device: str) -> Mapping[str, Models]:
+        assert gram is not None
+        norms = gram.diagonal().sqrt()
+        found = {}
+        for name, dense in group.dense.items():
+            weight = dense.to(device)
+            support, _ = group.patterns[name].select(weight.abs() * norms)
+            found[name] = Models([weight * support], [support])
+        return found

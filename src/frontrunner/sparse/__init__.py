@@ -1,0 +1,1 @@
+"""Sparse layers: patterns, least squares on a support, compact storage."""

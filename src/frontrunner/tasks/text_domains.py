@@ -1,0 +1,188 @@
+"""A language model on domains of text: what one-shot pruning trades off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frontrunner.errors import ConfigError, DataError, first_line
+from frontrunner.front.objective import Objective
+from frontrunner.seeds import generator
+from frontrunner.tasks import causal_lm, tiny_llama
+from frontrunner.tasks.base import Split, Task
+from frontrunner.tasks.language import LanguageTask, Named, sources_of, window_counts
+from frontrunner.tasks.pruning import PruningTask
+from frontrunner.weights.hub import locate, open_weights
+from frontrunner.weights.source import Weights
+
+WINDOWS: dict[Split, int | None] = {"train": None, "validation": 32, "test": 64}
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A decoder-only checkpoint of transformers.
+
+    Attributes:
+        name: a folder, or a model of the hub, ``owner/model`` or ``owner/model@revision``.
+        dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16`` or ``float16``: the precision
+            the model is run in. Solvers compute in float32 whatever it is.
+    """
+
+    name: str
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ConfigError(
+                f"model.dtype={self.dtype} is not one of auto, float32, bfloat16, float16"
+            )
+
+
+class TextDomains(PruningTask, LanguageTask):
+    """One language model, and domains of text; objective k is the loss on domain k, in nats.
+
+    Args:
+        model: a `HubModel`, or the size and training of a `TinyLlama`, which learns from the train
+            text of all domains, once.
+        texts: ``embedded`` (prose, code, arithmetic), a list of these names, or a mapping from
+            names to sources, see `TextSource`.
+        window: tokens per window that losses are measured on; windows do not overlap.
+        windows: how many windows of each split are used at most, per domain; None is all.
+        segments: of calibration text per domain.
+        segment_length: tokens of a segment; None takes ``window``.
+        calibration_seed: where segments start in the train text.
+        batch_windows: windows per forward pass, at most.
+        model_seed: of a `TinyLlama`'s initial weights and order of data.
+        reference_loss: reference point of every loss, in nats.
+        name: what runs and reports call the task.
+
+    Raises:
+        ConfigError: settings that do not go together.
+    """
+
+    input_shape = ()
+    output_sizes = ()
+
+    def __init__(
+        self,
+        model: HubModel | tiny_llama.TinyLlama | None = None,
+        texts: str | Sequence[str] | Named = "embedded",
+        window: int = 128,
+        windows: Mapping[str, int | None] = WINDOWS,  # type: ignore[assignment]
+        segments: int = 128,
+        segment_length: int | None = None,
+        calibration_seed: int = 0,
+        batch_windows: int = 16,
+        model_seed: int = 0,
+        reference_loss: float = 6.0,
+        name: str = "text_domains",
+    ) -> None:
+        super().__init__(None)
+        if not isinstance(model, HubModel | tiny_llama.TinyLlama):
+            raise ConfigError(
+                f"task '{name}' prunes a language model: model=tiny_llama or model=hf"
+            )
+        self.name, self.source, self.window = name, model, window
+        self.sources = sources_of(texts)
+        if len(self.sources) < 2:
+            raise ConfigError(f"task.texts needs at least two domains, not {list(self.sources)}")
+        self.windows = window_counts(windows, WINDOWS)
+        self.segments, self.length = segments, segment_length or window
+        if min(window, self.length) < 2 or segments < 1 or batch_windows < 1:
+            raise ConfigError(
+                "task.window and task.segment_length must be at least 2, task.segments and "
+                "task.batch_windows at least 1"
+            )
+        self.batch_limit = batch_windows
+        self.calibration_seed, self.model_seed = calibration_seed, model_seed
+        self.objectives = tuple(Objective(domain, "min", "nats") for domain in self.sources)
+        self.reference_point = (float(reference_loss),) * len(self.sources)
+
+    # ------------------------------------------------------------------ checks
+
+    def check(self) -> None:
+        """Read texts that are files here, and what a model that is a folder here says of itself.
+
+        Raises:
+            ConfigError, DataError: the file, the model or the domain is named.
+        """
+        for source in self.sources.values():
+            source.check()
+        if isinstance(self.source, HubModel):
+            _check_folder(self.folder)
+
+    # ------------------------------------------------------------------ the model
+
+    @cached_property
+    def folder(self) -> Path:
+        """The checkpoint's folder; a tiny Llama is trained first."""
+        if isinstance(self.source, HubModel):
+            return locate(self.source.name)
+        texts = {name: source.texts() for name, source in self.sources.items()}
+        return tiny_llama.checkpoints(
+            texts, self.source, self.window, 0, self.model_seed, experts=False
+        )[0]
+
+    @property
+    def template(self) -> Path | None:  # type: ignore[override]
+        return self.folder
+
+    def weights(self) -> Weights:
+        weights = open_weights(self.folder)
+        if isinstance(self.source, HubModel):
+            weights.name = self.source.name
+        return weights
+
+    def network(self) -> nn.Module:
+        """The dense model, on the CPU, in evaluation mode: token ids (B, W) -> logits (B, W, V).
+
+        Raises:
+            ConfigError: transformers is missing or does not know the model.
+        """
+        dtype = self.source.dtype if isinstance(self.source, HubModel) else "auto"
+        return causal_lm.load(self.folder, dtype)
+
+    def tokenizer(self) -> Any:
+        return causal_lm.load_tokenizer(self.folder)
+
+    # ------------------------------------------------------------------ data
+
+    def sealed(self) -> Task:
+        _ = self.folder  # trained once, for both
+        return super().sealed()
+
+    def calibration(self, k: int) -> Tensor:
+        domain, source = list(self.sources.items())[k]
+        tokenize = tiny_llama.plain_ids(self.tokenizer())
+        ids = torch.as_tensor(tokenize(source.texts()["train"]), dtype=torch.long)
+        if len(ids) < self.length:
+            raise DataError(
+                f"the train text of '{domain}' has {len(ids)} tokens, fewer than one calibration "
+                f"segment of {self.length} (task.segment_length)"
+            )
+        stream = generator(self.calibration_seed, "calibration", domain)
+        starts = torch.randint(len(ids) - self.length + 1, (self.segments,), generator=stream)
+        return torch.stack([ids[s : s + self.length] for s in starts.tolist()])
+
+
+def _check_folder(folder: Path) -> None:
+    """What can be known of a model without loading it."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
+    for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"):
+        if (config.get(key) or 0) > 1:
+            raise ConfigError(
+                f"{folder} has {config[key]} experts in a block ({key}); mixture-of-experts blocks "
+                "cannot be pruned here"
+            )
+    open_weights(folder)
