@@ -89,3 +89,59 @@ def command(environment) -> Iterator[Callable[..., int]]:
     yield run
     server.stdin.close()
     server.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def language_model() -> Callable[..., Path]:
+    """``language_model(folder, kind, dtype, **settings)``: a small checkpoint with random weights.
+
+    ``kind`` names a configuration of transformers, such as Llama or GPT2; the tokenizer's tokens
+    are bytes.
+    """
+
+    def save(folder: Path, kind: str = "Llama", dtype: str = "float32", **settings: Any) -> Path:
+        import torch
+        import transformers
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{kind}Config")(vocab_size=256, **settings)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = Tokenizer(models.BPE({x: i for i, x in enumerate(letters)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def small_llama(language_model, tmp_path_factory) -> Path:
+    """The folder of a Llama with three blocks, 16 wide."""
+    return language_model(
+        tmp_path_factory.mktemp("model") / "llama",
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def pruning(tmp_path_factory) -> Callable[..., list[str]]:
+    """``pruning(folder, *more)``: overrides of a run that prunes a model, for two kinds of text."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "words.txt").write_text("".join(f"word {i % 7} of {i}\n" for i in range(900)))
+    (folder / "sums.txt").write_text("".join(f"{i} + {i % 9} = {i + i % 9}\n" for i in range(100)))
+    texts = f"task.texts={{words:{folder / 'words.txt'},sums:{folder / 'sums.txt'}}}"
+    sizes = "task.windows={train:4,validation:2,test:2}"
+    small = ("task.window=16", "task.segments=8", "points=3", sizes, texts)
+
+    def overrides(model: Path, *more: str) -> list[str]:
+        chosen = ("task=text_domains", "model=hf", f"model.name={model}")
+        return [*chosen, *small, *QUIET, *more]
+
+    return overrides

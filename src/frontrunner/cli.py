@@ -85,14 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--baseline", metavar="LABEL", help="test every other label against this one")
     sub.add_argument("--out", type=Path, help="where the report goes (default: DIR/compare)")
     sub = command("export", _export, "the model for a preference, as an ordinary checkpoint")
-    sub.add_argument("run", metavar="RUN", type=Path)
-    sub.add_argument("--preference", required=True, metavar="P,Q", help="one entry per objective")
+    sub.add_argument("run", metavar="RUN", type=Path, help="a run, or a folder in compact format")
+    sub.add_argument(
+        "--preference", metavar="P,Q", help="one entry per objective; compact has all of them"
+    )
     sub.add_argument("--out", required=True, metavar="DIR", type=Path)
     sub.add_argument(
         "--format",
-        choices=["full", "lora", "factors"],
+        choices=["full", "lora", "factors", "compact"],
         default="full",
-        help="whole weights, a LoRA adapter, or low-rank factors (default: full)",
+        help="whole weights, a LoRA adapter, low-rank factors, or all sparse models of a set in "
+        "one folder (default: full)",
     )
     sub.add_argument("--shard-size", default="2GB", metavar="SIZE", help="of one file of weights")
     sub.add_argument("--push", metavar="REPO", help="upload it to a private repository of the hub")
@@ -140,6 +143,8 @@ def _print_run(done: Any) -> None:
         f"{summary['nondominated']} of {summary['points']} points non-dominated, "
         f"range {_numbers(summary['range'])}"
     )
+    if dense := done.front.info.get("dense"):
+        print(f"  before pruning: {', '.join(f'{name} {x:.6g}' for name, x in dense.items())}")
     seconds, cost = done.record["timings"]["total"], done.record["cost"]
     print(f"  {seconds:.1f} s, peak memory {cost['peak_memory_bytes'] / 2**20:.0f} MiB")
 
@@ -284,18 +289,26 @@ def _default_out(first: Path) -> Path:
 
 
 def _export(known: argparse.Namespace, words: list[str]) -> int:
+    from frontrunner.pareto_sets import compact
     from frontrunner.run import load
     from frontrunner.tracking.manifest import peak_memory_bytes
     from frontrunner.weights import hub
     from frontrunner.weights.writer import parse_size
 
     preference = _floats(known.preference, "--preference")
-    assert preference is not None
     size = parse_size(known.shard_size)
-    run = load(known.run)
-    done = run.export(preference, known.out, format=known.format, shard_size=size)
+    if compact.is_compact(known.run):
+        from frontrunner.pareto_sets.export import export_compact
+
+        done = export_compact(
+            known.run, preference, known.out, format=known.format, shard_size=size
+        )
+    else:
+        done = load(known.run).export(preference, known.out, format=known.format, shard_size=size)
     memory = peak_memory_bytes() / 2**20
     print(f"{known.out}: {done.kind}, {done.parameters} parameters, peak memory {memory:.0f} MiB")
+    if done.facts:
+        print(f"  {_zeros(done.facts)}")
     if known.push:
         print(hub.push(known.out, known.push))
     return 0
@@ -311,6 +324,18 @@ def _floats(text: str | None, option: str) -> list[float] | None:
         return [float(x) for x in text.split(",")]
     except ValueError:
         raise ConfigError(f"{option} {text}: give numbers separated by commas") from None
+
+
+def _zeros(facts: Any) -> str:
+    """Non-zeros and bytes of sparse models that were written."""
+    text = (
+        f"{facts['nonzeros']} of {facts['pruned_parameters']} weights in pruned layers are not "
+        f"zero (sparsity {facts['sparsity']:.6g}), {facts['bytes']} bytes of weights"
+    )
+    if "models" not in facts:
+        return text
+    share = facts["bytes"] / facts["bytes_dense_models"]
+    return f"{text}: {share:.3f} of {facts['models']} dense models"
 
 
 def _numbers(values: Any) -> str:

@@ -54,18 +54,21 @@ class Run:
 
     def export(
         self,
-        preference: Sequence[float],
+        preference: Sequence[float] | None,
         directory: str | os.PathLike[str],
         *,
         format: str = "full",
         shard_size: int | None = None,
     ) -> Export:
-        """Write the model for a preference as an ordinary checkpoint with a card, see
+        """Write the model for a preference as an ordinary checkpoint with a card, or with
+        ``format="compact"`` and no preference all sparse models of a set, see
         `frontrunner.pareto_sets.export`."""
         from frontrunner.pareto_sets import export as exports
 
-        p = self.pareto_set.one(preference)
-        words = [str(self.directory), "--preference", ",".join(f"{x:.12g}" for x in p)]
+        p = None if preference is None else self.pareto_set.one(preference)
+        words = [str(self.directory)]
+        if p is not None:
+            words += ["--preference", ",".join(f"{x:.12g}" for x in p)]
         words += ["--format", format, "--out", os.fspath(directory)]
         plain = configuration.plain(self.config)
         origin = exports.origin_of(self.task, p, plain, self.record, self.front, words)
@@ -167,7 +170,8 @@ def _carry_out(
         record.update(cost=cost, switches=method.switches(), device=cost["device"])
         fitted = time.perf_counter()
 
-        points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), task.m)
+        m = len(evaluator.axes(task)[0])
+        points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), m, task.m)
         front = evaluator.evaluate(pareto_set, task, points, runner.evaluation_device)
         # Where models are made as they are scored, that is what takes the memory.
         cost["peak_memory_bytes"] = max(cost["peak_memory_bytes"], manifest.peak_memory_bytes())
@@ -212,7 +216,11 @@ def _fit(
         "peak_memory_bytes": manifest.peak_memory_bytes(),
         "stored_parameters": pareto_set.stored_parameters,
     }
-    facts = {"cost": cost, f"validation_{runner.score}": runner.best_score}
+    facts = {
+        "cost": cost,
+        f"validation_{runner.score}": runner.best_score,
+        **pareto_set.facts(),
+    }
     # The set comes last: a directory that has it, has these facts too.
     files.write_json(folder / "fit.json", facts)
     pareto_set.save(folder)

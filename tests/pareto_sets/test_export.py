@@ -19,8 +19,7 @@ from frontrunner import cli
 from frontrunner.errors import ConfigError, DataError, RunError
 from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
-from frontrunner.pareto_sets import card
-from frontrunner.pareto_sets import export as exports
+from frontrunner.pareto_sets import beside, card
 from frontrunner.pareto_sets.export import MARK, Origin, export, origin_of
 from frontrunner.pareto_sets.merged import MergedSet, Rule
 from frontrunner.tasks.merging import MergingTask
@@ -317,7 +316,7 @@ def fill_disk(folder: Path, monkeypatch) -> None:
     def full(source, target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(exports.shutil, "copyfile", full)
+    monkeypatch.setattr(beside.shutil, "copyfile", full)
 
 
 @pytest.mark.parametrize(

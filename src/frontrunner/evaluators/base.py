@@ -30,6 +30,7 @@ class Evaluator(ABC):
     Attributes:
         what: in which terms objectives are measured.
         split: the split of the data that is scored, or None where none is.
+        own_axes: whether the objectives are others than the task's, to which preferences belong.
 
     Args:
         points: None scores the set's own preferences; a number scores a simplex lattice of that
@@ -39,6 +40,7 @@ class Evaluator(ABC):
 
     what: str
     split: str | None
+    own_axes: bool = False
 
     def __init__(
         self, points: int | None = None, reference_point: Sequence[float] | None = None
@@ -56,8 +58,22 @@ class Evaluator(ABC):
         """The objectives at one preference, (m,)."""
 
     @abstractmethod
-    def axes(self, task: Task) -> tuple[tuple[Objective, ...], Sequence[float]]:
-        """The objectives with their directions and units, and their reference point."""
+    def axes(self, task: Task) -> tuple[tuple[Objective, ...], Sequence[float] | None]:
+        """The objectives with their directions and units, and their reference point, if any."""
+
+    def scored(
+        self,
+        pareto_set: ParetoSet,
+        task: Task,
+        preference: Array,
+        device: torch.device | str,
+    ) -> tuple[Array, dict[str, float]]:
+        """`score`, and numbers to keep with the point beside what it cost."""
+        return self.score(pareto_set, task, preference, device), {}
+
+    def info(self, task: Task) -> dict[str, Any]:
+        """What the front's ``info`` says of how it was scored; JSON values."""
+        return {}
 
     def check(self, task: Task) -> None:
         """Fail before anything is spent if these settings do not fit the task.
@@ -69,12 +85,12 @@ class Evaluator(ABC):
         """
         if self.points is not None:
             grid(task.m, self.points)
-        reference = self.reference_point
+        reference, m = self.reference_point, len(self.axes(task)[0])
         if reference is not None and (
-            len(reference) != task.m or not np.isfinite(np.asarray(reference, dtype=float)).all()
+            len(reference) != m or not np.isfinite(np.asarray(reference, dtype=float)).all()
         ):
             raise ConfigError(
-                f"evaluator.reference_point needs {task.m} finite numbers, not {list(reference)}"
+                f"evaluator.reference_point needs {m} finite numbers, not {list(reference)}"
             )
 
     def key(self, pareto_set: ParetoSet) -> str:
@@ -102,25 +118,27 @@ class Evaluator(ABC):
                 costs.append(done[index]["cost"])
                 continue
             start = time.perf_counter()
-            point = self.score(pareto_set, task, preference, device)
+            point, beside = self.scored(pareto_set, task, preference, device)
             if not np.isfinite(point).all():
                 raise FrontError(
                     f"the objectives at preference {preference.round(4).tolist()} are not finite: "
                     f"{point.tolist()}"
                 )
-            cost = {"seconds": time.perf_counter() - start}
+            cost = {"seconds": time.perf_counter() - start, **beside}
             if log:
                 log.append(index, preference, point, cost)
             values.append([float(x) for x in point])
             costs.append(cost)
         objectives, reference = self.axes(task)
+        if self.reference_point is not None:
+            reference = self.reference_point
         return Front(
             objectives=objectives,
             values=np.array(values),
             preferences=preferences,
             preference_kind=pareto_set.preference_kind,
-            reference_point=np.asarray(
-                self.reference_point if self.reference_point is not None else reference
-            ),
+            preference_names=tuple(o.name for o in task.objectives) if self.own_axes else (),
+            reference_point=None if reference is None else np.asarray(reference),
             costs=tuple(costs),
+            info=self.info(task),
         )

@@ -11,10 +11,13 @@ import torch
 
 from frontrunner.errors import ConfigError
 from frontrunner.evaluators.base import Array, Evaluator
+from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
+from frontrunner.front.points import PointLog
 from frontrunner.methods.base import choice
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.tasks.base import Measure, Split, Task
+from frontrunner.tasks.pruning import PruningTask
 
 
 class Objectives(Evaluator):
@@ -65,6 +68,28 @@ class Objectives(Evaluator):
             device=device,
             batch_size=self.batch_size,
         )
+
+    def evaluate(
+        self,
+        pareto_set: ParetoSet,
+        task: Task,
+        log: PointLog | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Front:
+        """As elsewhere; of a pruned model, ``info["dense"]`` has the objectives before pruning."""
+        if not isinstance(task, PruningTask):
+            return super().evaluate(pareto_set, task, log, device)
+        # First, and not kept: a device may have no room for two models.
+        values = task.measure(
+            task.network().to(device),
+            self.split,
+            what=self.what,
+            device=device,
+            batch_size=self.batch_size,
+        )
+        front = super().evaluate(pareto_set, task, log, device)
+        names = [objective.name for objective in task.objectives]
+        return front.with_info({"dense": dict(zip(names, values.tolist(), strict=True))})
 
     def axes(self, task: Task) -> tuple[tuple[Objective, ...], Sequence[float]]:
         if self.what == "accuracies":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,24 @@ def _warnings(c: Comparison, entries: Sequence[Entry]) -> list[str]:
     evaluators = {str(e.front.info["evaluator"]) for e in entries if e.front.info.get("evaluator")}
     if len(evaluators) > 1:
         out.append(f"the fronts come from different evaluators: {listed(sorted(evaluators))}")
-    return out + _seeds(c) + _points(c) + _budgets(c)
+    return out + _scoring(entries) + _seeds(c) + _points(c) + _budgets(c)
+
+
+def _scoring(entries: Sequence[Entry]) -> list[str]:
+    """What lm-eval was told: fronts that differ in it were not scored alike."""
+    out = []
+    limit = entries[0].front.info.get("limit")  # one for all: others are refused
+    if limit is not None:
+        which = f"its first {limit:g}" if limit >= 1 else f"{100 * limit:g} % of its"
+        out.append(
+            f"each task was scored on {which} documents only (evaluator.limit): these scores are "
+            "no basis for claims"
+        )
+    settings = [s for e in entries if isinstance(s := e.front.info.get("lm_eval"), Mapping)]
+    for key in dict.fromkeys(key for s in settings for key in s):
+        if len({json.dumps(s.get(key), sort_keys=True) for s in settings}) > 1:
+            out.append(f"lm-eval did not score all fronts alike: they differ in {key}")
+    return out
 
 
 def _seeds(c: Comparison) -> list[str]:

@@ -145,11 +145,11 @@ def cost(c: Comparison) -> tuple[str, Figure] | None:
 
 
 def alignment(entries: Sequence[Entry]) -> Figure | None:
-    """Each objective against the preference entry that asks for it; None without preferences."""
+    """Each objective against the preference entry that asks for it; None where none does."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    asked = [e for e in entries if e.front.preferences is not None]
+    asked = [e for e in entries if e.front.aligned]
     if not asked:
         return None
     order = list(groups_of(entries))

@@ -49,6 +49,7 @@ def compare(
     entries, notes = _distinct(entries)
     _check(entries)
     task, split = _common(entries, "task"), _common(entries, "split")
+    _same_limit(entries)
     fronts = [e.front for e in entries]
     points = [f.minimised for f in fronts]
     union = np.vstack(points)
@@ -146,6 +147,20 @@ def _common(entries: Sequence[Entry], key: str, *, refuse: bool = True) -> str |
     return next(iter(said), None)
 
 
+def _same_limit(entries: Sequence[Entry]) -> None:
+    """Refuse fronts of which one was scored on fewer documents than another."""
+    first = entries[0]
+    limit = first.front.info.get("limit")
+    for entry in entries[1:]:
+        other = entry.front.info.get("limit")
+        if other != limit:
+            said = [f"{'none' if x is None else x}" for x in (limit, other)]
+            raise FrontError(
+                "fronts scored with different limits on documents (evaluator.limit) cannot be "
+                f"compared: {said[0]} ({first.path}) and {said[1]} ({entry.path})"
+            )
+
+
 def _reference(
     entries: Sequence[Entry], given: ArrayLike | None, union: Array
 ) -> tuple[Array, str]:
@@ -187,7 +202,10 @@ def _run(
     points = front.minimised
     scaled, known = normalise(points, ideal, nadir), normalise(union, ideal, nadir)
     summary = indicators.summary(
-        scaled, None, preferences=front.preferences, preference_kind=front.preference_kind
+        scaled,
+        None,
+        preferences=front.preferences if front.aligned else None,
+        preference_kind=front.preference_kind,
     )
     volume = indicators.hypervolume(points, reference)
     mask = indicators.nondominated(points)

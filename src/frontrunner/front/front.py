@@ -29,11 +29,13 @@ class Front:
     Attributes:
         objectives: the m objectives, in column order.
         values: (n, m) float64, each column in its objective's own unit and direction.
-        preferences: (n, m) on the simplex, or None when points were not asked for by preference.
+        preferences: (n, p) on the simplex, or None when points were not asked for by preference.
         preference_kind: how a preference is read, see `frontrunner.preferences`.
         reference_point: (m,) in the objectives' own units and directions, or None.
         costs: one mapping per point, e.g. ``{"seconds": 0.1}``; empty when unknown.
         info: what else a reader should know (task, method, seed, split, …); JSON values only.
+        preference_names: what the p entries of a preference ask for, where that is not the
+            objectives in their order; empty if it is, or if it is unknown.
 
     Raises:
         FrontError: shapes that disagree, or a value that is not finite.
@@ -46,6 +48,7 @@ class Front:
     reference_point: Array | None = None
     costs: tuple[Mapping[str, float], ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    preference_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [o.name for o in self.objectives]
@@ -55,17 +58,25 @@ class Front:
             raise FrontError(f"objective names must differ: {names}")
         m = len(names)
         values = as_points(self.values, m, "front")
+        n = len(values)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "objectives", tuple(self.objectives))
         if self.preferences is not None:
             preferences = np.asarray(self.preferences, dtype=np.float64)
-            if preferences.shape != values.shape:
-                raise FrontError(
-                    f"preferences have shape {preferences.shape}, points {values.shape}"
-                )
+            if preferences.ndim != 2 or len(preferences) != n or not preferences.shape[1]:
+                raise FrontError(f"preferences have shape {preferences.shape}, points ({n}, {m})")
             if not np.isfinite(preferences).all():
                 raise FrontError("a preference of the front is not finite")
             object.__setattr__(self, "preferences", preferences)
+            asked = tuple(str(name) for name in self.preference_names)
+            if asked and len(asked) != preferences.shape[1]:
+                raise FrontError(
+                    f"preference_names has {len(asked)} entries, a preference "
+                    f"{preferences.shape[1]}"
+                )
+            object.__setattr__(self, "preference_names", asked)
+        else:
+            object.__setattr__(self, "preference_names", ())
         if self.reference_point is not None:
             reference = np.asarray(self.reference_point, dtype=np.float64)
             if reference.shape != (m,) or not np.isfinite(reference).all():
@@ -106,6 +117,21 @@ class Front:
             raise FrontError("this front has no reference point; give one")
         return self.reference_point * self.signs
 
+    @property
+    def aligned(self) -> bool:
+        """Whether entry j of a preference asks for objective j, so that the two can be related."""
+        known = self.preferences is not None and not self.preference_names
+        return known and self.preferences.shape == self.values.shape  # type: ignore[union-attr]
+
+    @property
+    def asked_for(self) -> tuple[str, ...]:
+        """(p,) what each entry of a preference asks for; its number where that is unknown."""
+        if self.preference_names:
+            return self.preference_names
+        if self.preferences is None or self.aligned:
+            return tuple(o.name for o in self.objectives)
+        return tuple(str(j + 1) for j in range(self.preferences.shape[1]))
+
     def nondominated(self) -> NDArray[np.bool_]:
         """(n,) mask of the points no other point dominates; of equal points the first is kept."""
         return indicators.nondominated(self.minimised)
@@ -132,7 +158,7 @@ class Front:
         return indicators.summary(
             self.minimised,
             None if self.reference_point is None else self.minimised_reference,
-            preferences=self.preferences,
+            preferences=self.preferences if self.aligned else None,
             preference_kind=self.preference_kind,
         )
 
@@ -162,6 +188,7 @@ class Front:
             if self.reference_point is None
             else [float(x) for x in self.reference_point],
             "preference_kind": self.preference_kind,
+            **({"preference_names": list(self.preference_names)} if self.preference_names else {}),
             "points": points,
             "indicators": self.indicators(),
             "info": dict(self.info),
@@ -195,6 +222,7 @@ class Front:
                 values=values.reshape(len(points), len(objectives)) if not points else values,
                 preferences=np.array(preferences, dtype=np.float64) if known else None,
                 preference_kind=data.get("preference_kind"),
+                preference_names=tuple(data.get("preference_names") or ()),
                 reference_point=data.get("reference_point"),
                 costs=costs if any(costs) else (),
                 info=data.get("info") or {},

@@ -34,14 +34,17 @@ class PointLog:
         key: identifies what is evaluated and how, so that points are never mixed: a hash of the
             Pareto set and the evaluator, say.
         m: number of objectives.
+        entries: of a preference; None takes m.
 
     Raises:
         RunError: a malformed line (file and line are named), or a file that cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], key: str, m: int) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], key: str, m: int, entries: int | None = None
+    ) -> None:
         self.path = Path(path)
-        self._m = m
+        self._m, self._entries = m, m if entries is None else entries
         self._done: dict[int, dict[str, Any]] = {}
         try:
             if not self._continue(key):
@@ -65,7 +68,7 @@ class PointLog:
 
         Args:
             index: which point it is, 0 or more.
-            preference: (m,), or None.
+            preference: (entries,), or None.
             values: (m,) in the objectives' own units and directions.
             cost: what the point cost, e.g. ``{"seconds": 0.1}``.
 
@@ -79,7 +82,7 @@ class PointLog:
             "values": _floats(values),
             "cost": {str(k): float(v) for k, v in (cost or {}).items()},
         }
-        problem = _problem(record, self._m)
+        problem = _problem(record, self._m, self._entries)
         if problem:
             raise FrontError(f"point {index}: {problem}")
         self._write(json.dumps(record) + "\n", index)
@@ -100,7 +103,7 @@ class PointLog:
             return False
         for number, line in enumerate(lines[1:], start=2):
             record = self._parse(line, number)
-            problem = _problem(record, self._m)
+            problem = _problem(record, self._m, self._entries)
             if problem:
                 raise self._malformed(number, problem)
             self._done[record["index"]] = record
@@ -149,7 +152,7 @@ def _floats(numbers: ArrayLike) -> list[float]:
     return [float(x) for x in array.ravel()]
 
 
-def _problem(record: Mapping[str, Any], m: int) -> str | None:
+def _problem(record: Mapping[str, Any], m: int, entries: int) -> str | None:
     """What is wrong with a point, or None."""
     index = record.get("index")
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
@@ -157,8 +160,8 @@ def _problem(record: Mapping[str, Any], m: int) -> str | None:
     if not _is_vector(record.get("values"), m):
         return f"values must be {m} finite numbers, not {record.get('values')}"
     preference = record.get("preference")
-    if preference is not None and not _is_vector(preference, m):
-        return f"preference must be {m} finite numbers, not {preference}"
+    if preference is not None and not _is_vector(preference, entries):
+        return f"preference must be {entries} finite numbers, not {preference}"
     cost = record.get("cost")
     if not isinstance(cost, dict) or not _is_vector(list(cost.values()), len(cost)):
         return f"cost must be finite numbers by name, not {cost}"

@@ -175,7 +175,7 @@ def _coverage(c: Comparison) -> str:
 
 
 def _alignment_note(entries: Sequence[Entry]) -> str:
-    kinds = {e.front.preference_kind for e in entries if e.front.preferences is not None}
+    kinds = {e.front.preference_kind for e in entries if e.front.aligned}
     if kinds == {"weight"}:
         meaning = "A larger weight asks for a better value of that objective."
     elif kinds == {"ray"}:

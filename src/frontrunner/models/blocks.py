@@ -61,6 +61,9 @@ class Call:
         return Call(_moved(self.arguments, device), _moved(dict(self.named), device))
 
 
+_PROBE = 16  # tokens
+
+
 class Decoder:
     """The blocks of a network and their linear layers.
 
@@ -70,6 +73,8 @@ class Decoder:
     Attributes:
         blocks: in the order they are called in.
         layers: of each block.
+        probe: a few tokens on their way into the first block and what every block is called with
+            beside them, from the first `start` on: enough to see which layers share an input.
 
     Raises:
         ConfigError: no blocks with linear layers, mixture-of-experts blocks, or a linear layer that
@@ -81,6 +86,8 @@ class Decoder:
         name, found = _longest(network)
         self.name, self.blocks = name, list(found)
         self.layers = [list(_layers(block, f"{name}.{b}")) for b, block in enumerate(self.blocks)]
+        self.probe: tuple[Tensor, list[Call]] | None = None
+        self._returns_tuple: bool | None = None
         _refuse_experts(self)
         _refuse_shared(self)
 
@@ -105,23 +112,35 @@ class Decoder:
         Returns:
             Hidden states (B, W, width) of each batch, and for each batch what every block is called
             with beside them.
+
+        Raises:
+            ConfigError: blocks that are not called one after the other.
         """
+        if self.probe is None and batches:
+            self.probe = self._record(batches[0][:1, :_PROBE])
         hidden: list[Tensor] = []
         calls: list[list[Call]] = []
-        returns_tuple: bool | None = None
         for batch in batches:
-            seen: list[tuple[Tensor, Call]] = []
-            with _recorded(self.blocks, seen, returns_tuple) as answer:
-                with suppress(_Done):
-                    self.network(batch)
-                returns_tuple = answer()
-            hidden.append(seen[0][0])
-            now = [call for _, call in seen]
+            first, now = self._record(batch)
+            hidden.append(first)
             # Masks and position embeddings are the same for batches of one shape.
             calls.append(
                 [_share(c, p) for c, p in zip(now, calls[0], strict=True)] if calls else now
             )
         return hidden, calls
+
+    def _record(self, batch: Tensor) -> tuple[Tensor, list[Call]]:
+        seen: list[tuple[Tensor, Call]] = []
+        with _recorded(self.blocks, seen, self._returns_tuple) as answer:
+            with suppress(_Done):
+                self.network(batch)
+            self._returns_tuple = answer()
+        if len(seen) != len(self.blocks):
+            raise ConfigError(
+                f"{len(seen)} of the {len(self.blocks)} blocks of {self.name} are called on a "
+                "batch of text, and not each once and in order: they cannot be pruned here"
+            )
+        return seen[0][0], [call for _, call in seen]
 
     def groups(self, b: int, hidden: Tensor, call: Call) -> list[list[Layer]]:
         """The layers of block b, those that are called with one and the same tensor together."""
@@ -183,7 +202,8 @@ def _layers(block: nn.Module, prefix: str) -> Iterator[Layer]:
     for path, module in block.named_modules():
         kind = type(module).__name__
         if isinstance(module, nn.Linear) or kind == "Conv1D":
-            yield Layer(f"{prefix}.{path}.weight", path, kind == "Conv1D")
+            name = ".".join(part for part in (prefix, path, "weight") if part)
+            yield Layer(name, path, kind == "Conv1D")
 
 
 def _refuse_experts(decoder: Decoder) -> None:
@@ -194,8 +214,8 @@ def _refuse_experts(decoder: Decoder) -> None:
             listed = isinstance(module, nn.ModuleList) and len(module) > 1
             if several or (listed and any(True for _ in _layers(module, ""))):
                 raise ConfigError(
-                    f"{decoder.name}.{b}.{path} holds several experts; mixture-of-experts blocks "
-                    "cannot be pruned here"
+                    f"{decoder.name}.{b}.{path} holds a stack of layers, as a mixture of experts "
+                    "does; such blocks cannot be pruned here"
                 )
 
 
@@ -266,9 +286,9 @@ def _shared(value: Any, like: Any) -> Any:
     if isinstance(value, Tensor):
         same = isinstance(like, Tensor) and value.shape == like.shape and torch.equal(value, like)
         return like if same else value
-    if isinstance(value, tuple) and isinstance(like, tuple) and len(value) == len(like):
-        return tuple(_shared(v, w) for v, w in zip(value, like, strict=True))
-    if isinstance(value, dict):
+    if isinstance(value, tuple | list) and type(value) is type(like) and len(value) == len(like):
+        return type(value)(_shared(v, w) for v, w in zip(value, like, strict=True))
+    if isinstance(value, dict) and isinstance(like, dict):
         return {k: _shared(v, like.get(k)) for k, v in value.items()}
     return value
 
@@ -276,8 +296,8 @@ def _shared(value: Any, like: Any) -> Any:
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
-    if isinstance(value, tuple):
-        return tuple(_moved(v, device) for v in value)
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(v, device) for v in value)
     if isinstance(value, dict):
         return {k: _moved(v, device) for k, v in value.items()}
     return value

@@ -98,6 +98,10 @@ class ParetoSet(ABC):
         """Numbers that have to be stored to answer any preference."""
         return sum(t.numel() for t in self.tensors().values())
 
+    def facts(self) -> dict[str, Any]:
+        """What records and reports say of the set beside its cost; JSON values."""
+        return {}
+
     def digest(self) -> str:
         """16 hex digits that identify weights and preferences, for caches and logs of points."""
         h = hashlib.sha256(self.preferences.tobytes())

@@ -19,6 +19,11 @@ _WHAT = {
         "it; that one is merged from the parents and is none of them."
     ),
     "factors": "Low-rank factors from which the model of any preference is made.",
+    "compact": (
+        "Bitmaps and values of sparse models, and what is dense once. "
+        "`frontrunner export THIS_FOLDER --preference … --out DIR` makes one model of it, a "
+        "checkpoint that `from_pretrained` of transformers loads; `compact.json` says how."
+    ),
 }
 _LIBRARY = {"checkpoint": "transformers", "lora": "peft"}
 _RELATION = {"checkpoint": "merge", "lora": "merge"}
@@ -29,7 +34,7 @@ def text(title: str, kind: str, facts: Mapping[str, Any]) -> str:
 
     Args:
         title: heading.
-        kind: ``checkpoint``, ``network``, ``lora`` or ``factors``.
+        kind: ``checkpoint``, ``network``, ``lora``, ``factors`` or ``compact``.
         facts: as in ``frontrunner_export.json``.
     """
     return "\n".join(
@@ -43,12 +48,16 @@ def _front_matter(kind: str, facts: Mapping[str, Any]) -> list[str]:
     lines = ["---"]
     if bases:
         lines += ["base_model:", *(f"- {name}" for name in bases)]
-        if kind in _RELATION:
+        if kind in _RELATION and not _is_sparse(facts):
             lines.append(f"base_model_relation: {_RELATION[kind]}")
     if kind in _LIBRARY:
         lines.append(f"library_name: {_LIBRARY[kind]}")
-    tags = ["merge", "frontrunner"] if bases else ["frontrunner"]
-    return [*lines, "tags:", *(f"- {tag}" for tag in tags), "---"]
+    tags = ["pruning"] if _is_sparse(facts) else ["merge"] if bases else []
+    return [*lines, "tags:", *(f"- {tag}" for tag in [*tags, "frontrunner"]), "---"]
+
+
+def _is_sparse(facts: Mapping[str, Any]) -> bool:
+    return "sparsity" in facts
 
 
 def _hub_names(facts: Mapping[str, Any]) -> list[str]:
@@ -68,12 +77,10 @@ def _is_id(name: str) -> bool:
 
 
 def _body(kind: str, facts: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "One model of a Pareto set, made with frontrunner for the preference below.",
-        _WHAT[kind],
-        "",
-        *_preference_table(facts),
-    ]
+    what = "One model of a Pareto set, made with frontrunner for the preference below."
+    if "preference" not in facts:
+        what = "A Pareto set of models, made with frontrunner."
+    lines = [what, _WHAT[kind], "", *_preference_table(facts), *_zeros(facts)]
     if facts.get("base"):
         lines += ["## Parents", "", f"- base: `{facts['base']}`"]
         lines += [f"- expert: `{name}`" for name in facts.get("experts", ())]
@@ -96,17 +103,49 @@ def _body(kind: str, facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _zeros(facts: Mapping[str, Any]) -> list[str]:
+    if not _is_sparse(facts):
+        return []
+    lines = [
+        "## Sparsity",
+        "",
+        f"- non-zeros: {facts['nonzeros']:,} of {facts['pruned_parameters']:,} in pruned layers, "
+        f"counted in the files (sparsity {facts['sparsity']:.6g})",
+        f"- bytes of weights: {facts['bytes']:,}",
+    ]
+    if "models" in facts:
+        share = facts["bytes"] / facts["bytes_dense_models"]
+        lines.append(
+            f"- stored models: {facts['models']}; as dense checkpoints they take "
+            f"{facts['bytes_dense_models']:,} bytes, of which this is {share:.3f}"
+        )
+        lines += ["", "Zeros save bytes on disk here; they make a served model no faster.", ""]
+    else:
+        lines += ["", "Zeros are stored like other numbers: neither bytes nor time are saved.", ""]
+    return lines
+
+
 def _preference_table(facts: Mapping[str, Any]) -> list[str]:
+    if "preference" not in facts:
+        return []
     preference = facts["preference"]
     names = facts.get("objectives") or [f"objective {k + 1}" for k in range(len(preference))]
     measured = facts.get("measured") or {}
-    values = measured.get("values")
+    values, others = measured.get("values"), measured.get("objectives")
+    split = f", {measured['split']} split" if measured.get("split") else ""
     head = ["objective", "preference"]
-    if values:
-        head.append(f"{measured['evaluator']}, {measured['split']} split")
-    rows = [
-        [name, f"{p:.4g}", *([f"{values[k]:.4g}"] if values else [])]
-        for k, (name, p) in enumerate(zip(names, preference, strict=True))
-    ]
+    rows = [[name, f"{p:.4g}"] for name, p in zip(names, preference, strict=True)]
+    if values and not others:
+        head.append(f"{measured['evaluator']}{split}")
+        rows = [[*row, f"{value:.4g}"] for row, value in zip(rows, values, strict=True)]
+    lines = _table(head, rows)
+    if values and others:
+        pairs = zip(others, values, strict=True)
+        rows = [[name, f"{value:.4g}"] for name, value in pairs]
+        lines += _table(["measured", f"{measured['evaluator']}{split}"], rows)
+    return lines
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     table = [head, ["---"] * len(head), *rows]
     return [*("| " + " | ".join(row) + " |" for row in table), ""]

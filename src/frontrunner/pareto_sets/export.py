@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shlex
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from frontrunner.errors import ConfigError, RunError
+from frontrunner import files
+from frontrunner.errors import ConfigError, FrontError
 from frontrunner.front.front import Front
-from frontrunner.pareto_sets import card
+from frontrunner.pareto_sets import card, compact
 from frontrunner.pareto_sets.base import SCHEMA_VERSION, ParetoSet
+from frontrunner.pareto_sets.beside import copy_beside
 from frontrunner.pareto_sets.low_rank import LowRankSet
 from frontrunner.pareto_sets.merged import MergedSet
+from frontrunner.pareto_sets.sparse import SparseSet
+from frontrunner.pareto_sets.sparsity import Sparse
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.merging import MergingTask
+from frontrunner.tasks.pruning import PruningTask
 from frontrunner.weights.adapter import save_adapter
 from frontrunner.weights.files import Safetensors
 from frontrunner.weights.source import Weights
@@ -38,20 +42,9 @@ from frontrunner.weights.writer import (
 )
 
 MARK = Mark("frontrunner_export.json")
-FORMATS = ("full", "lora", "factors")
-# What a checkpoint of the hub has beside weights: tokenizer, processor, chat template, licence.
-BESIDE = (
-    "generation_config.json",
-    "*token*.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*processor*.json",
-    "chat_template*",
-    "*.jinja",
-    "LICENSE*",
-    "NOTICE*",
-)
+FORMATS = ("full", "lora", "factors", "compact")
+# Formats that hold every preference's model.
+WHOLE = ("compact",)
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,8 @@ class Origin:
     Attributes:
         facts: what the card and ``frontrunner_export.json`` say; JSON values. `card.text` names
             those it knows.
-        base: what the models were merged from, if they were.
-        template: its folder, if it is in hub format: merged checkpoints look like it.
+        base: what the models were merged from, or pruned, if they were.
+        template: its folder, if it is in hub format: exported checkpoints look like it.
     """
 
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -73,17 +66,19 @@ class Origin:
 @dataclass(frozen=True)
 class Export:
     """What was written: ``parameters`` numbers in ``files`` of ``folder``; ``kind`` is
-    ``checkpoint`` (hub format), ``network`` (the task's own), ``lora`` or ``factors``."""
+    ``checkpoint`` (hub format), ``network`` (the task's own), ``lora``, ``factors`` or ``compact``.
+    Of sparse models ``facts`` has non-zeros, sparsity and bytes."""
 
     folder: Path
     kind: str
     files: tuple[str, ...]
     parameters: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def origin_of(
     task: Task,
-    preference: ArrayLike,
+    preference: ArrayLike | None,
     config: Mapping[str, Any],
     record: Mapping[str, Any],
     front: Front,
@@ -93,7 +88,7 @@ def origin_of(
 
     Args:
         task: the run's.
-        preference: (m,), of the model that is exported.
+        preference: (m,), of the model that is exported; None if all are.
         config: the run's, plain values.
         record: of ``run.json``.
         front: what the run measured; the card shows it if the preference is among its points.
@@ -120,23 +115,30 @@ def origin_of(
         base, template = parents.base, task.template
         facts["base"] = base.name
         facts["experts"] = [expert.name for expert in parents.experts]
-    if front.preferences is not None:
+    elif isinstance(task, PruningTask):
+        base, template = task.weights(), task.template
+        facts["base"] = base.name
+    if front.preferences is not None and preference is not None:
         distance = np.abs(front.preferences - np.asarray(preference, dtype=float)).max(axis=1)
         if distance.min() < 1e-6:
             values = front.values[int(distance.argmin())].tolist()
             known = {key: front.info.get(key) for key in ("evaluator", "split")}
             facts["measured"] = {**known, "values": values}
+            if not front.aligned:  # preferences and what was measured are two lists
+                facts["measured"]["objectives"] = [o.label for o in front.objectives]
     return Origin(facts, base, template)
 
 
 def formats(pareto_set: ParetoSet) -> list[str]:
     """The formats that a set can be exported in."""
-    return list(FORMATS) if isinstance(pareto_set, LowRankSet) else ["full"]
+    if isinstance(pareto_set, LowRankSet):
+        return ["full", "lora", "factors"]
+    return ["full", "compact"] if isinstance(pareto_set, SparseSet) else ["full"]
 
 
 def export(
     pareto_set: ParetoSet,
-    preference: ArrayLike,
+    preference: ArrayLike | None,
     directory: str | os.PathLike[str],
     *,
     format: str = "full",
@@ -150,55 +152,141 @@ def export(
     ``model.safetensors`` of the task's network, and ``model.json``. Of a `LowRankSet` also
     ``lora``: an adapter in peft's format, and in ``base/`` the model it is added to; and
     ``factors``: ``base.safetensors`` and ``factors.safetensors``, from which every preference's
-    model can be made. Each with ``README.md``, the model card, and ``frontrunner_export.json``, the
-    same facts.
+    model can be made. Of a `SparseSet`, whose zeros are counted again in what was written, also
+    ``compact``: every preference's model, see `frontrunner.pareto_sets.compact`. Each with
+    ``README.md``, the model card, and ``frontrunner_export.json``, the same facts.
 
     Raises:
         FrontError: the preference is not on the simplex, or the set has no model for it.
-        ConfigError: a format the set does not have.
-        RunError: the folder holds other files, or could not be written; it is left as it was.
+        ConfigError: a format the set does not have, or a preference where none is wanted.
+        RunError: the folder holds other files, or could not be written, or what was written is not
+            as sparse as it should be; it is left as it was.
         DataError: a parent's file is damaged.
     """
-    p = pareto_set.one(preference)
-    origin = origin or Origin()
     if format not in formats(pareto_set):
         raise ConfigError(
             f"--format {format}: a {type(pareto_set).__name__} has {', '.join(formats(pareto_set))}"
         )
+    if (preference is None) != (format in WHOLE):
+        less = "holds the models of all preferences: leave --preference out"
+        raise ConfigError(f"--format {format} {less if format in WHOLE else 'needs --preference'}")
+    p = None if preference is None else pareto_set.one(preference)
+    origin = origin or Origin()
     with whole_folder(directory, MARK) as folder:
-        if isinstance(pareto_set, LowRankSet) and format == "lora":
-            save_adapter(folder, pareto_set.adapter(p), "base", task_type=_task_type(origin))
-            parameters = _numbers(folder)
-            _write_checkpoint(pareto_set.beside(p), origin, folder / "base", shard_size)
-            kind = format
-        elif isinstance(pareto_set, LowRankSet) and format == "factors":
-            parts = {"base": dict(pareto_set.base()), "factors": pareto_set.change.named()}
-            for name, tensors in parts.items():
-                path = folder / f"{name}.safetensors"
-                write_file(path, iter(tensors.items()), layout_of(tensors))
-            kind, parameters = format, _numbers(folder)
-        elif origin.template and (names := _names_as_base(pareto_set, p, origin.base)):
-            layout = _write_as_base(pareto_set.state(p), names, origin, folder, shard_size)
-            kind, parameters = "checkpoint", _count(layout)
-        else:
-            kind, parameters = "network", _write_network(pareto_set, p, folder, shard_size)
+        kind, parameters, facts = _write(pareto_set, p, format, origin, folder, shard_size)
         description = {
             "schema_version": SCHEMA_VERSION,
             "format": format,
             "kind": kind,
-            "preference": p.tolist(),
             "preference_kind": pareto_set.preference_kind,
             "parameters": parameters,
+            **facts,
             **origin.facts,
         }
-        if isinstance(pareto_set, MergedSet) and pareto_set.rule.scaled:
+        if p is not None:
+            description["preference"] = p.tolist()
+        if isinstance(pareto_set, MergedSet) and p is not None and pareto_set.rule.scaled:
             description["scale"] = pareto_set.scale(p)
         text = card.text(Path(directory).name, kind, description)
         (folder / "README.md").write_text(text, encoding="utf-8")
         written = sorted(os.listdir(folder))
         record = json.dumps({**description, "files": written}, indent=1)
         (folder / MARK.name).write_text(record + "\n", encoding="utf-8")
-    return Export(Path(directory), kind, (*written, MARK.name), parameters)
+    return Export(Path(directory), kind, (*written, MARK.name), parameters, facts)
+
+
+def _write(
+    pareto_set: ParetoSet,
+    p: NDArray[np.float64] | None,
+    format: str,
+    origin: Origin,
+    folder: Path,
+    shard_size: int,
+) -> tuple[str, int, dict[str, Any]]:
+    """Kind, parameters and, of sparse models, non-zeros and bytes of what was written."""
+    if isinstance(pareto_set, SparseSet) and p is None:
+        facts = _write_compact(pareto_set, origin, folder)
+        return "compact", compact.parameters(folder), facts
+    assert p is not None
+    if isinstance(pareto_set, SparseSet):
+        return _write_sparse(pareto_set, p, origin, folder, shard_size)
+    if isinstance(pareto_set, LowRankSet) and format == "lora":
+        save_adapter(folder, pareto_set.adapter(p), "base", task_type=_task_type(origin))
+        parameters = _numbers(folder)
+        _write_checkpoint(pareto_set.beside(p), origin, folder / "base", shard_size)
+        return format, parameters, {}
+    if isinstance(pareto_set, LowRankSet) and format == "factors":
+        parts = {"base": dict(pareto_set.base()), "factors": pareto_set.change.named()}
+        for name, tensors in parts.items():
+            path = folder / f"{name}.safetensors"
+            write_file(path, iter(tensors.items()), layout_of(tensors))
+        return format, _numbers(folder), {}
+    if origin.template and (names := _names_as_base(pareto_set, p, origin.base)):
+        layout = _write_as_base(pareto_set.state(p), names, origin, folder, shard_size)
+        return "checkpoint", _count(layout), {}
+    return "network", _write_network(pareto_set, p, folder, shard_size), {}
+
+
+# ---------------------------------------------------------------------- sparse models
+
+
+def _write_sparse(
+    pareto_set: SparseSet,
+    preference: NDArray[np.float64],
+    origin: Origin,
+    folder: Path,
+    shard_size: int,
+) -> tuple[str, int, dict[str, Any]]:
+    """Dense storage, as of other sets; block by block, and read again to count its zeros."""
+    if origin.template and origin.base:
+        sparse = Sparse(pareto_set, preference, origin.base)
+        layout = _write_as_base(sparse.tensors(), list(sparse.layers), origin, folder, shard_size)
+        return "checkpoint", _count(layout), sparse.verify(folder)
+    parameters = _write_network(pareto_set, preference, folder, shard_size)
+    return "network", parameters, Sparse(pareto_set, preference).verify(folder)
+
+
+def _write_compact(pareto_set: SparseSet, origin: Origin, folder: Path) -> dict[str, Any]:
+    base = origin.base or pareto_set.task.weights()
+    facts = compact.write(pareto_set, folder, base, origin.facts)
+    if origin.template:
+        beside = [origin.template, *([base.folder] if base.folder else [])]
+        copy_beside(beside, folder, compact.layout_of(base))
+    return facts
+
+
+def export_compact(
+    source: str | os.PathLike[str],
+    preference: ArrayLike | None,
+    directory: str | os.PathLike[str],
+    *,
+    format: str = "full",
+    shard_size: int = SHARD_SIZE,
+) -> Export:
+    """Write the model for one preference from a folder in ``compact`` format.
+
+    Raises:
+        FrontError, ConfigError, RunError, DataError: see `export`; or the folder is damaged.
+    """
+    if format in WHOLE:
+        raise ConfigError(f"--format {format}: {os.fspath(source)} is such a folder already")
+    pareto_set = compact.open_folder(source)
+    if preference is not None and compact.lacks(source, pareto_set, preference):
+        raise FrontError(
+            f"{os.fspath(source)} has no model for {pareto_set.one(preference).tolist()}: the run "
+            "refits it, which takes Gram matrices; export this one from the run"
+        )
+    facts = dict(files.read_json(Path(source) / compact.FILE)["origin"])
+    if preference is not None:
+        words = ["frontrunner", "export", os.fspath(source), "--preference"]
+        words += [",".join(f"{x:.12g}" for x in pareto_set.one(preference))]
+        words += ["--out", os.fspath(directory)]
+        facts["commands"] = [*facts.get("commands", ()), shlex.join(words)]
+    task = pareto_set.task
+    origin = Origin(facts, task.weights(), task.template)
+    return export(
+        pareto_set, preference, directory, format=format, shard_size=shard_size, origin=origin
+    )
 
 
 # ---------------------------------------------------------------------- the task's own network
@@ -263,7 +351,7 @@ def _write_as_base(
 
     write_checkpoint(folder, all_tensors(), layout, shard_size)
     # An expert of a part of a model, a vision tower say, may leave the processor to the base.
-    _copy_beside([template, *([base.folder] if base.folder else [])], folder, layout)
+    copy_beside([template, *([base.folder] if base.folder else [])], folder, layout)
     return layout
 
 
@@ -286,39 +374,6 @@ def _task_type(origin: Origin) -> str | None:
     kinds = json.loads((origin.template / "config.json").read_text(encoding="utf-8"))
     causal = any("CausalLM" in name for name in kinds.get("architectures") or [])
     return "CAUSAL_LM" if causal else None
-
-
-def _copy_beside(sources: Sequence[Path], folder: Path, layout: Layout) -> None:
-    """The first source's configuration, with the dtype that was written, and what lies beside it or
-    beside the next."""
-    path = sources[0] / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RunError(f"{path} is not readable as JSON; the base is not in hub format") from None
-    numbers: dict[str, int] = {}
-    for shape, dtype in layout.values():
-        if dtype.is_floating_point:
-            name = str(dtype).removeprefix("torch.")
-            numbers[name] = numbers.get(name, 0) + math.prod(shape)
-    if numbers:
-        _set_dtype(config, max(numbers, key=lambda name: numbers[name]))
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    # A model that brings its own code names it in its configuration.
-    wanted = (*BESIDE, "*.py") if "auto_map" in config else BESIDE
-    for source in sources:
-        for file in sorted({f for pattern in wanted for f in source.glob(pattern) if f.is_file()}):
-            if not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
-
-
-def _set_dtype(config: dict[str, Any], dtype: str) -> None:
-    """`from_pretrained` casts to what the configuration says: it has to say what was written."""
-    for key, value in config.items():
-        if key in ("dtype", "torch_dtype") and isinstance(value, str):
-            config[key] = dtype
-        elif isinstance(value, dict) and key.endswith("_config"):
-            _set_dtype(value, dtype)
 
 
 # ---------------------------------------------------------------------- counting

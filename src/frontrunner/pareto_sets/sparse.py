@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from frontrunner.errors import FrontError
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.preferences import Kind
-from frontrunner.sparse.admm import specialise
-from frontrunner.sparse.patterns import Pattern, pattern_of
+from frontrunner.sparse.admm import Job, follow
+from frontrunner.sparse.patterns import pattern_of
 from frontrunner.sparse.quadratic import Quadratic, Ridge, refine
 from frontrunner.sparse.store import Block, Pruned, Store
 from frontrunner.tasks.base import Task
@@ -42,10 +42,13 @@ class Interpolation:
         scores: by what entries are kept: ``raw`` magnitudes (as printed), or ``scaled`` by
             √diag(H_λ), with H_λ = Σ_j λ_j H_j.
         refit: ``none`` (as printed); ``pcg``, conjugate gradients on the support with H_λ; or
-            ``admm``, before them a few ADMM iterations with H_λ, which may move the support.
+            ``admm``, a few ADMM iterations with H_λ from the dense weights, and conjugate gradients
+            after them: the stored Gram matrices take the place of calibration data, and of the
+            stored models only the primary is used.
         keep_core: whether the core stays in every support (as printed).
-        steps: of conjugate gradients and of ADMM, at most.
-        rho: ρ of ADMM.
+        steps: of conjugate gradients, at most.
+        iterations: of ADMM.
+        rho: ρ of ADMM at the start; it grows by 1.3 after every third iteration.
         damping, ridge, scaled: of H_λ, see `Quadratic`.
     """
 
@@ -54,7 +57,8 @@ class Interpolation:
     refit: Refit = "none"
     keep_core: bool = True
     steps: int = 10
-    rho: float = 0.5
+    iterations: int = 15
+    rho: float = 0.2
     damping: float = 0.01
     ridge: Ridge = "mean"
     scaled: bool = True
@@ -66,6 +70,10 @@ class Interpolation:
         # Rounded, so that one-hot and equal preferences give 1 and 0 to the last bit.
         s = round(float(np.abs(p - even).sum() / (2 * (1 - even))), 12)
         return np.asarray(s**self.power * p if s else np.zeros_like(p))
+
+    def penalties(self) -> list[float]:
+        """ρ of every ADMM iteration."""
+        return [self.rho * 1.3 ** (i // 3) for i in range(self.iterations)]
 
 
 class SparseSet(ParetoSet):
@@ -111,14 +119,16 @@ class SparseSet(ParetoSet):
             FrontError: the set has no model for it.
         """
         p = self.one(preference)
-        anchor = self.anchor(p)
+        anchor, rule = self.anchor(p), self.interpolation
+        if anchor and rule is not None and rule.refit == "admm":
+            anchor = None  # a specialist is less refined than what its Gram matrix gives
         if anchor is not None:
             for block in self.store.of(anchor):
                 for layer in block.layers:
                     yield layer, block.weight(layer, anchor)
-        elif self.interpolation is not None:
+        elif rule is not None:
             for block in self.store.blocks:
-                yield from self._between(block, p, self.interpolation)
+                yield from self._between(block, p, rule)
         else:
             nearest = self.anchors[int(np.abs(self.anchors - p).max(axis=1).argmin())]
             raise FrontError(
@@ -137,24 +147,60 @@ class SparseSet(ParetoSet):
             groups.setdefault(layer.group, []).append(layer)
         for group, layers in groups.items():
             problem = self._problem(block, group, p, rule) if rule.refit != "none" else None
-            inverse = problem.inverse(rule.rho) if problem and rule.refit == "admm" else None
-            scale = self._scale(block, group, p) if rule.scores == "scaled" else None
-            for layer in layers:
-                weight = torch.zeros(layer.shape, device=self._device)
-                for a, share in enumerate(shares):
-                    values, support = block.values(layer, a)
-                    weight[support.to(self._device)] += float(share) * values.to(weight)
-                scores = weight.abs() if scale is None else weight.abs() * scale
-                core = block.core(layer) if rule.keep_core else None
-                core = core.to(self._device) if core is not None else None
-                pattern = pattern_of(layer.pattern)
-                support, _ = pattern.select(scores, core)
-                weight *= support
-                if problem is not None:
-                    weight = self._refitted(
-                        problem, inverse, layer, weight, support, core, pattern, rule
-                    )
-                yield layer, weight.to(values.dtype)
+            if problem is not None and rule.refit == "admm":
+                weights = self._solved(problem, layers, block, rule)
+            else:
+                scale = self._scale(block, group, p) if rule.scores == "scaled" else None
+                weights = [
+                    self._mixed(block, layer, shares, scale, problem, rule) for layer in layers
+                ]
+            for layer, weight in zip(layers, weights, strict=True):
+                yield layer, weight.to(block.dtype(layer))
+
+    def _mixed(
+        self,
+        block: Block,
+        layer: Pruned,
+        shares: Array,
+        scale: Tensor | None,
+        problem: Quadratic | None,
+        rule: Interpolation,
+    ) -> Tensor:
+        """Between the stored models, and refitted on the support if there is a problem to solve."""
+        weight = torch.zeros(layer.shape, device=self._device)
+        for anchor, share in enumerate(shares):
+            if share:
+                values, support = block.values(layer, anchor)
+                weight[support.to(self._device)] += float(share) * values.to(weight)
+        scores = weight.abs() if scale is None else weight.abs() * scale
+        support, _ = pattern_of(layer.pattern).select(scores, self._core(block, layer, rule))
+        weight *= support
+        if problem is None:
+            return weight
+        target = problem.scaled(self._dense(layer)) @ problem.matrix
+        refined = refine(problem, target, problem.scaled(weight), support, rule.steps)
+        return problem.unscaled(refined)
+
+    def _solved(
+        self, problem: Quadratic, layers: Sequence[Pruned], block: Block, rule: Interpolation
+    ) -> list[Tensor]:
+        """Pruned anew on stored Gram matrices, in a few iterations."""
+        jobs = []
+        for layer in layers:
+            dense = problem.scaled(self._dense(layer))
+            core = self._core(block, layer, rule)
+            jobs.append(Job(dense, dense, pattern_of(layer.pattern), core))
+        solutions = follow(problem, jobs, rule.penalties())
+        weights = []
+        for job, found in zip(jobs, solutions, strict=True):
+            target = job.dense @ problem.matrix
+            refined = refine(problem, target, found.weight, found.support, rule.steps)
+            weights.append(problem.unscaled(refined))
+        return weights
+
+    def _core(self, block: Block, layer: Pruned, rule: Interpolation) -> Tensor | None:
+        core = block.core(layer) if rule.keep_core else None
+        return core.to(self._device) if core is not None else None
 
     def _problem(self, block: Block, group: str, p: Array, rule: Interpolation) -> Quadratic:
         """H_λ of the layers of a group."""
@@ -173,25 +219,6 @@ class SparseSet(ParetoSet):
         assert diagonals is not None
         weights = torch.from_numpy(p).float()
         return (weights @ diagonals).clamp_min(0).sqrt().to(self._device)
-
-    def _refitted(
-        self,
-        problem: Quadratic,
-        inverse: Tensor | None,
-        layer: Pruned,
-        weight: Tensor,
-        support: Tensor,
-        core: Tensor | None,
-        pattern: Pattern,
-        rule: Interpolation,
-    ) -> Tensor:
-        dense = self._dense(layer)
-        target, start = problem.scaled(dense), problem.scaled(weight)
-        if inverse is not None:
-            found = specialise(problem, target, start, pattern, core, inverse, rule.rho, rule.steps)
-            start, support = found.weight, found.support
-        refined = refine(problem, target @ problem.matrix, start, support, rule.steps)
-        return problem.unscaled(refined)
 
     def _dense(self, layer: Pruned) -> Tensor:
         """The dense weight of a layer (d, c)."""
@@ -258,6 +285,20 @@ class SparseSet(ParetoSet):
             total += self.m * sum(c * c for c in groups.values())
         return total
 
+    def facts(self) -> dict[str, Any]:
+        """Non-zeros and sparsity of a model's pruned layers, and bytes: of all ``models`` as they
+        are stored, of as many dense checkpoints, and of Gram matrices that are kept."""
+        sizes = self._weights.shapes()
+        dense = sum(
+            int(np.prod(s)) * self._weights.dtype(name).itemsize for name, s in sizes.items()
+        )
+        pruned = sum(layer.shape[0] * layer.shape[1] for layer in self.layers.values())
+        return {
+            "nonzeros": self.nonzeros(),
+            "sparsity": round(1 - self.nonzeros() / pruned, 9),
+            "bytes": {**self.store.bytes(), "dense_models": len(self.anchors) * dense},
+        }
+
     # ------------------------------------------------------------------ files
 
     def tensors(self) -> dict[str, Tensor]:
@@ -278,7 +319,7 @@ class SparseSet(ParetoSet):
     def digest(self) -> str:
         h = hashlib.sha256(self.preferences.tobytes())
         h.update(json.dumps(self.options(), sort_keys=True).encode())
-        for path in sorted(self.store.folder.glob("pass-*.safetensors")):
+        for path in self.store.files():
             h.update(f"{path.name} {Safetensors(path).digest()}".encode())
         return h.hexdigest()[:16]
 
@@ -297,7 +338,7 @@ class SparseSet(ParetoSet):
         if not isinstance(task, PruningTask):
             raise ValueError(f"task '{task.name}' has no model to prune")
         if task.weights().digest() != options["model"]:
-            raise ValueError("the dense model has changed since")
+            raise ValueError(f"the dense model, {task.weights().name}, has changed since")
         rule = options["interpolation"]
         interpolation = Interpolation(**rule) if rule else None
         return cls(task, Store(folder), options["anchors"], preferences, interpolation)

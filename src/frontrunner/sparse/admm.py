@@ -6,7 +6,9 @@ update V = ρ(U - D) with U = W + V/ρ, so U, the support of D and ρ say it all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -65,35 +67,33 @@ class Solution:
 
 
 class _Chain:
-    """U, the support of D, and the ρ they were made with."""
+    """U and D, the support of D, and the ρ they were made with."""
 
-    def __init__(self, dense: Tensor) -> None:
-        self.u = dense.clone()
-        self.mask = torch.ones_like(dense, dtype=torch.bool)
-        self.rho = 0.0
-        self.near = 0.0
-        self.scores = torch.empty_like(dense)
+    def __init__(self, start: Tensor) -> None:
+        self.u, self.d = start.clone(), start.clone()
+        self.mask = torch.ones_like(start, dtype=torch.bool)
+        self.rho, self.near = 0.0, 0.0
+        self.scores = torch.empty_like(start)
 
     def right_side(self, linear: Tensor, rho: float, out: Tensor) -> Tensor:
         """ŴH - V + ρD, into ``out``."""
-        torch.mul(self.mask, rho + self.rho, out=out).sub_(self.rho)
-        return out.mul_(self.u).add_(linear)
+        torch.add(linear, self.u, alpha=-self.rho, out=out)
+        return out.add_(self.d, alpha=self.rho + rho)
 
     def accept(self, weight: Tensor, rho: float) -> None:
         """U = W + V/ρ for a new W."""
-        self.u.masked_fill_(self.mask, 0.0)
-        if self.rho != rho:
-            self.u.mul_(self.rho / rho)
-        self.u.add_(weight)
+        self.u.sub_(self.d)
+        torch.add(weight, self.u, alpha=self.rho / rho, out=self.u)
         self.rho = rho
         torch.abs(self.u, out=self.scores)
 
     def select(self, pattern: Pattern, core: Tensor | None = None) -> None:
-        self.mask, self.near = pattern.select(self.scores, core, self.near)
+        """D and its support, from U."""
+        self.take(*pattern.select(self.scores, core, self.near))
 
-    def projected(self) -> Tensor:
-        """D."""
-        return self.u * self.mask
+    def take(self, mask: Tensor, near: float) -> None:
+        self.mask, self.near = mask, near
+        self.d.copy_(mask).mul_(self.u)  # much faster than a product with a mask of bools
 
 
 class _Solver:
@@ -187,9 +187,9 @@ def _run(
         primary.select(pattern)
         if nested:
             nest = chains[1]
-            nest.mask, nest.near = pattern.core(nest.scores, primary.mask, core_share, nest.near)
+            nest.take(*pattern.core(nest.scores, primary.mask, core_share, nest.near))
         if traced:
-            residuals.append(float((weight[:rows] - primary.projected()).norm()) / size)
+            residuals.append(float((weight[:rows] - primary.d).norm()) / size)
         if before is None:
             before = primary.mask
         if iteration % schedule.every:
@@ -202,41 +202,50 @@ def _run(
         before = primary.mask
         growth = 1.3 if change >= 0.1 * kept else 1.2 if change >= 0.005 * kept else 1.1
         rho = min(rho * growth, _LARGEST)
-    result = primary.projected()
+    result = primary.d
     if not bool(result.isfinite().all()):
         raise DataError(f"{problem.what}: pruning did not stay finite")
     core = chains[1].mask if nested else None
     return Solution(result, primary.mask, core, iteration, residuals)
 
 
-def specialise(
-    problem: Quadratic,
-    dense: Tensor,
-    start: Tensor,
-    pattern: Pattern,
-    core: Tensor | None,
-    inverse: Tensor,
-    rho: float = 0.5,
-    steps: int = 10,
-) -> Solution:
-    """A few iterations at a fixed ρ from a sparse start, keeping a core (MOSP, stage 2).
+@dataclass
+class Job:
+    """One layer for `follow`.
 
-    Args:
-        problem: H of one objective, or of a preference.
-        dense: Ŵ, scaled.
-        start: W, scaled.
+    Attributes:
+        dense: Ŵ (d, c), scaled.
+        start: D at the start, scaled; Ŵ itself starts as `admm` does.
         pattern: what supports are allowed.
         core: (d, c) bool, kept whatever its magnitudes; None keeps nothing in particular.
-        inverse: (H + ρI)⁻¹, `Quadratic.inverse`.
-        rho: ρ.
-        steps: iterations.
     """
-    linear = dense @ problem.matrix
-    chain = _Chain(start)
-    right, weight = torch.empty_like(dense), torch.empty_like(dense)
-    for _ in range(steps):
-        chain.right_side(linear, rho, right)
-        torch.mm(right, inverse, out=weight)
-        chain.accept(weight, rho)
-        chain.select(pattern, core)
-    return Solution(chain.projected(), chain.mask, core, steps)
+
+    dense: Tensor
+    start: Tensor
+    pattern: Pattern
+    core: Tensor | None = None
+
+
+def follow(problem: Quadratic, jobs: Sequence[Job], penalties: Sequence[float]) -> list[Solution]:
+    """As many iterations as there are ``penalties`` ρ, for layers of one input together.
+
+    (H + ρI)⁻¹ is factored once for each run of equal ρ, whatever the number of layers. With a
+    constant ρ, a sparse start and a core this is stage 2 of MOSP.
+
+    Raises:
+        DataError: H + ρI is singular.
+    """
+    chains = [_Chain(job.start) for job in jobs]
+    linear = [job.dense @ problem.matrix for job in jobs]
+    right = [torch.empty_like(job.dense) for job in jobs]
+    for rho, same in groupby(penalties):
+        inverse, count = problem.inverse(rho), len(list(same))
+        for job, chain, given, buffer in zip(jobs, chains, linear, right, strict=True):
+            for _ in range(count):
+                chain.right_side(given, rho, buffer)
+                chain.accept(buffer @ inverse, rho)
+                chain.select(job.pattern, job.core)
+    return [
+        Solution(chain.d, chain.mask, job.core, len(penalties))
+        for chain, job in zip(chains, jobs, strict=True)
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ ARCHITECTURES = {"causal_lm": "AutoModelForCausalLM"}
 # Buffers that older checkpoints hold and today's networks compute: they are merged and written
 # like the rest, and the network does not read them.
 _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$")
+
+_ORIGINAL = "_class_of_transformers"
 
 
 def build(folder: Path, shapes: Mapping[str, tuple[int, ...]], architecture: str) -> nn.Module:
@@ -42,7 +46,7 @@ def build(folder: Path, shapes: Mapping[str, tuple[int, ...]], architecture: str
     except ImportError:
         raise ConfigError(f"{folder} needs transformers: pip install frontrunner[hub]") from None
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = getattr(transformers, ARCHITECTURES[architecture])
         network = kind.from_config(config, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
@@ -70,10 +74,16 @@ def load(folder: Path, dtype: str = "auto") -> nn.Module:
         raise ConfigError(f"{folder} needs transformers: pip install frontrunner[hub]") from None
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=wanted, output_loading_info=True
-        )
+        with _no_bars():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=wanted, output_loading_info=True, trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"{folder} needs code of its own (auto_map in config.json), which is not run here; "
+                "only architectures that transformers has can be loaded"
+            ) from None
         raise ConfigError(f"{folder}: no such network: {first_line(error)}") from None
     network, found = loaded
     if found["missing_keys"]:
@@ -82,6 +92,20 @@ def load(folder: Path, dtype: str = "auto") -> nn.Module:
             f"{type(network).__name__} needs"
         )
     return per_objective(network).eval()
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of transformers, which would run through the run's own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -96,7 +120,7 @@ def load_tokenizer(folder: Path) -> Any:
     except ImportError:
         raise ConfigError(f"{folder} needs transformers: pip install frontrunner[hub]") from None
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds, none of its own base
         raise DataError(
             f"{folder} has no tokenizer that can be read: {first_line(error)}"
@@ -115,8 +139,23 @@ def per_objective(network: nn.Module) -> nn.Module:
         logits: Tensor = kind.forward(self, input_ids=inputs, use_cache=False).logits
         return logits
 
-    network.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, _ORIGINAL: kind})
     return network
+
+
+def original(network: nn.Module) -> nn.Module:
+    """The language model of transformers that `per_objective` was given: a view of the same modules
+    and tensors, called as transformers calls it.
+
+    Raises:
+        ConfigError: the network is none.
+    """
+    kind = getattr(type(network), _ORIGINAL, None)
+    if kind is None:
+        raise ConfigError(f"a {type(network).__name__} is not a language model of transformers")
+    view = copy.copy(network)
+    view.__class__ = kind
+    return view
 
 
 def _fit(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:

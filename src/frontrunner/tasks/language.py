@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from frontrunner.errors import ConfigError, nearest
+from frontrunner.errors import ConfigError, DataError, nearest
 from frontrunner.tasks.base import Batch, Measure, Split
 from frontrunner.tasks.domains import Domains, DomainsTask
-from frontrunner.tasks.text import EMBEDDED, SPLITS, TextSource, next_token_loss, windows
+from frontrunner.tasks.text import EMBEDDED, SPLITS, TextSource, cut, next_token_loss
 from frontrunner.tasks.tiny_llama import plain_ids
 
 Named = Mapping[str, Any]
@@ -31,11 +32,13 @@ class LanguageTask(DomainsTask):
         window: tokens per window.
         windows: how many windows of each split are used at most, per domain; None is all. Those of
             train are the last of the text.
+        vocabulary: how many tokens the model knows; None where that is not known.
     """
 
     sources: dict[str, TextSource]
     window: int
     windows: Mapping[Split, int | None]
+    vocabulary: int | None = None
 
     @abstractmethod
     def tokenizer(self) -> Any:
@@ -45,14 +48,38 @@ class LanguageTask(DomainsTask):
         return ("losses", "perplexities", "accuracies")
 
     def load(self) -> dict[Split, Dataset[Any]]:
-        tokenize = plain_ids(self.tokenizer())
-        return {split: self._domains(split, tokenize) for split in SPLITS}
+        _ = self._tokenizer  # what stands in its way is said first
+        return {split: self._domains(split) for split in SPLITS}
 
-    def _domains(self, split: Split, tokenize: Callable[[str], Sequence[int]]) -> Domains:
+    def tokens(self, domain: str, split: Split) -> Tensor:
+        """Token ids (t,) of a domain's text, tokenised as a whole; those of train are kept.
+
+        Raises:
+            DataError: tokens that the model does not know.
+        """
+        kept: dict[str, Tensor] = self.__dict__.setdefault("_train_tokens", {})
+        if split == "train" and domain in kept:
+            return kept[domain]
+        tokenize = plain_ids(self._tokenizer)
+        ids = torch.as_tensor(tokenize(self.sources[domain].texts()[split]), dtype=torch.long)
+        if self.vocabulary is not None and len(ids) and int(ids.max()) >= self.vocabulary:
+            raise DataError(
+                f"the tokenizer gives '{domain}' a token {int(ids.max())}, and the model has "
+                f"{self.vocabulary}: they do not belong together"
+            )
+        if split == "train":
+            kept[domain] = ids
+        return ids
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self.tokenizer()
+
+    def _domains(self, split: Split) -> Domains:
         parts: list[Dataset[Batch]] = []
-        for name, source in self.sources.items():
+        for name in self.sources:
             what = f"the {split} text of '{name}'"
-            ids = windows(source.texts()[split], tokenize, self.window, what)
+            ids = cut(self.tokens(name, split), self.window, what)
             limit = self.windows[split]
             if limit is not None:
                 ids = ids[-limit:] if split == "train" else ids[:limit]

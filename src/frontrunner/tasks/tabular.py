@@ -138,8 +138,8 @@ def read_hub(dataset: str) -> Table:
     return Table(f"hub data set '{dataset}'", columns, list(range(1, rows + 1)))
 
 
-def load_hub(dataset: str, split: str, config: str | None = None) -> Any:
-    """``datasets.load_dataset(dataset, config, split=split)``.
+def load_hub(dataset: str, split: str, config: str | None = None, streaming: bool = False) -> Any:
+    """``datasets.load_dataset(dataset, config, split=split)``; with ``streaming`` an iterable.
 
     Raises:
         DataError: the package ``datasets`` is missing, or it cannot load the data set.
@@ -152,7 +152,8 @@ def load_hub(dataset: str, split: str, config: str | None = None) -> Any:
         ) from None
     try:
         named = (dataset,) if config is None else (dataset, config)
-        return datasets.load_dataset(*named, split=split)
+        more = {"streaming": True} if streaming else {}
+        return datasets.load_dataset(*named, split=split, **more)
     except Exception as error:  # the library raises many kinds, none of its own base
         first = (str(error).splitlines() or [""])[0]
         raise DataError(

@@ -15,12 +15,10 @@ exp(total negative log-likelihood / number of predicted tokens).
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ from torch.nn.functional import cross_entropy
 from frontrunner.errors import ConfigError, DataError, nearest
 from frontrunner.seeds import derive
 from frontrunner.tasks.base import Split
-from frontrunner.tasks.tabular import load_hub
+from frontrunner.tasks.text_files import Fields, read_rows, read_text
 
 Texts = dict[Split, str]
 
@@ -132,25 +130,28 @@ def split_text(text: str, fractions: Sequence[float] = FRACTIONS, what: str = "t
 
     Args:
         text: what is divided.
-        fractions: of the blocks that become train, validation and test; positive, of sum 1.
+        fractions: of the blocks that become train, validation and test, positive, of sum 1; two
+            are those of train and validation alone.
         what: what messages call the text.
 
     Raises:
-        ConfigError: fractions that are not three positive numbers of sum 1.
+        ConfigError: fractions that are not three (or two) positive numbers of sum 1.
         DataError: too short for three blocks.
     """
     shares = np.asarray(fractions, dtype=float)
-    if shares.shape != (3,) or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-6:
-        raise ConfigError(f"{what}: fractions must be 3 positive numbers of sum 1, not {fractions}")
+    count = shares.size
+    if count not in (2, 3) or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-6:
+        raise ConfigError(f"{what}: fractions must be positive numbers of sum 1, not {fractions}")
     blocks = list(_blocks(text, min(_BLOCK, max(1, len(text) // 50))))
     sizes = [max(1, round(share * len(blocks))) for share in shares[1:]]
-    if len(blocks) - sum(sizes) < 1:
-        raise DataError(f"{what} has {len(text)} characters, too few to divide into three splits")
+    first = len(blocks) - sum(sizes)
+    if first < 1:
+        raise DataError(f"{what} has {len(text)} characters, too few to divide into {count} splits")
     order = np.random.default_rng(derive(0, "text", len(blocks))).permutation(len(blocks))
-    chosen = np.split(order, [len(blocks) - sum(sizes), len(blocks) - sizes[1]])
+    chosen = np.split(order, np.cumsum([first, *sizes[:-1]]))
     return {
         split: "".join(blocks[i] for i in sorted(part))
-        for split, part in zip(SPLITS, chosen, strict=True)
+        for split, part in zip(SPLITS, chosen, strict=False)  # two parts: no test
     }
 
 
@@ -165,7 +166,7 @@ def _blocks(text: str, size: int) -> Iterator[str]:
 
 # ---------------------------------------------------------------------- the user's own
 
-_KEYS = ("path", "hub", "config", "field", "fractions", *SPLITS)
+_KEYS = ("path", "hub", "config", "field", "fields", "rows", "streaming", "fractions", *SPLITS)
 
 
 class TextSource:
@@ -173,12 +174,23 @@ class TextSource:
 
     Args:
         name: of the domain, for messages.
-        source: ``embedded``; a path; or a mapping with either ``path`` (a ``.txt`` or ``.jsonl``
-            file, or a folder of them) or ``hub`` (a data set of the Hugging Face hub, and
-            ``config``, its configuration). ``field`` is the text's field in JSON lines and data
-            sets, ``text`` by default. Splits are ``fractions`` of the whole, or separate:
-            ``train``, ``validation`` and ``test`` name files, or splits of the data set, of which
-            ``train`` alone is divided by default.
+        source: ``embedded``; a path; or a mapping with either ``path`` or ``hub``.
+
+    Keys of the mapping:
+
+    - ``path``: a ``.txt``, ``.jsonl`` or ``.json`` file, plain or ``.gz``, or a folder of them. A
+      relative path is looked for here, then under $FRONTRUNNER_DATA.
+    - ``hub``: a data set of the Hugging Face hub; ``config``: its configuration.
+    - ``field``: the text's field in records, ``text`` by default; or ``fields``: several, joined by
+      line ends, or a template such as ``"{question}\n{answer}"``.
+    - ``train``, ``validation``, ``test``: files, or splits of the data set. Without ``validation``,
+      train is divided; without any, the whole (of a data set, its ``train``) is.
+    - ``fractions``: of what is divided: of train, validation and test (0.8, 0.1, 0.1), or of train
+      and validation (0.9, 0.1).
+    - ``rows``: documents that are read of each part at most, a number, or one for each of the
+      splits, as ``{train: 20000, test: 2000}``.
+    - ``streaming``: whether rows of a data set are fetched as they are read, by default if ``rows``
+      are given. They are not kept on disk then.
 
     Raises:
         ConfigError: an unknown key, or keys that do not go together; the domain is named.
@@ -192,22 +204,34 @@ class TextSource:
         given: dict[str, Any] = (
             dict(source) if isinstance(source, Mapping) else {"path": str(source)}
         )
+        what = f"task.texts.{name}"
         for key in given:
             if key not in _KEYS:
-                raise ConfigError(f"task.texts.{name}: unknown key '{key}'{nearest(key, _KEYS)}")
-        self.options = {key: value for key, value in given.items() if value is not None}
-        self.field = str(self.options.get("field", "text"))
-        self.parts = {s: str(self.options[s]) for s in SPLITS if s in self.options}
-        if len(self.parts) not in (0, 3):
-            missing = next(s for s in SPLITS if s not in self.parts)
-            raise ConfigError(f"task.texts.{name} says {', '.join(self.parts)}, but not {missing}")
-        kinds = [kind for kind in ("path", "hub") if kind in self.options]
+                raise ConfigError(f"{what}: unknown key '{key}'{nearest(key, _KEYS)}")
+        self.options = options = {key: value for key, value in given.items() if value is not None}
+        self.parts: dict[Split, str] = {s: str(options[s]) for s in SPLITS if s in options}
+        for split in ("train", "test"):
+            if self.parts and split not in self.parts:
+                raise ConfigError(f"{what} says {', '.join(self.parts)}, but not {split}")
+        kinds = [kind for kind in ("path", "hub") if kind in options]
         if len(kinds) > 1 or (not kinds and not self.parts) or ("path" in kinds and self.parts):
+            raise ConfigError(f"{what} needs one of: path, hub, or train and test")
+        if len(self.parts) == 3 and "fractions" in options:
+            raise ConfigError(f"{what} has splits of its own: leave fractions out")
+        self.fractions = options.get("fractions", FRACTIONS if not self.parts else (0.9, 0.1))
+        if len(self.parts) != 3 and np.size(self.fractions) != 3 - len(self.parts) // 2:
             raise ConfigError(
-                f"task.texts.{name} needs one of: path, hub, or train, validation and test"
+                f"{what}.fractions must be those of "
+                f"{'train and validation' if self.parts else 'train, validation and test'}, not "
+                f"{self.fractions}"
             )
-        if self.parts and "fractions" in self.options:
-            raise ConfigError(f"task.texts.{name} has splits of its own: leave fractions out")
+        if "field" in options and "fields" in options:
+            raise ConfigError(f"{what} has field and fields: leave one out")
+        try:
+            self.fields = Fields(options.get("fields", options.get("field", "text")))
+        except ConfigError as error:
+            raise ConfigError(f"{what}: {error}") from None
+        self.rows = _rows(what, options.get("rows"))
         self._texts: Texts | None = None
 
     def check(self) -> None:
@@ -216,7 +240,7 @@ class TextSource:
             self.texts()
 
     def texts(self) -> Texts:
-        """The three splits. Documents (files, JSON lines, rows) are joined by an empty line.
+        """The three splits. Documents (files, records, rows) are joined by an empty line.
 
         Raises:
             DataError: a file or data set that is missing, unreadable, has no such field, or is too
@@ -227,69 +251,33 @@ class TextSource:
         return self._texts
 
     def _read(self) -> Texts:
-        if "hub" in self.options:
-            repository, config = str(self.options["hub"]), self.options.get("config")
-            if self.parts:
-                return {s: self._rows(repository, config, part) for s, part in self.parts.items()}
-            whole, what = self._rows(repository, config, "train"), repository
-        elif self.parts:
-            return {s: read_text(part, self.field) for s, part in self.parts.items()}
-        else:
-            what = str(self.options["path"])
-            whole = read_text(what, self.field)
-        return split_text(whole, self.options.get("fractions", FRACTIONS), what)
+        whole = "train" if "hub" in self.options else self.options.get("path")
+        parts = self.parts or {"train": str(whole)}
+        texts = {split: self._part(part, self.rows.get(split)) for split, part in parts.items()}
+        if len(parts) < 3:
+            what = str(self.options.get("hub", parts["train"]))
+            texts.update(split_text(texts["train"], self.fractions, what))
+        return texts
 
-    def _rows(self, repository: str, config: str | None, split: str) -> str:
-        loaded = load_hub(repository, split, config)
-        if self.field not in loaded.column_names:
-            raise DataError(
-                f"hub data set '{repository}' has no field '{self.field}'"
-                f"{nearest(self.field, loaded.column_names)}"
-            )
-        return "\n\n".join(str(row) for row in loaded[self.field] if row)
+    def _part(self, part: str, rows: int | None) -> str:
+        if "hub" not in self.options:
+            return read_text(part, self.fields, rows)
+        streaming = bool(self.options.get("streaming", rows is not None))
+        repository = str(self.options["hub"])
+        return read_rows(repository, part, self.options.get("config"), self.fields, rows, streaming)
 
 
-def read_text(path: str | os.PathLike[str], field: str = "text") -> str:
-    """A ``.txt`` file, the ``field`` of a ``.jsonl`` file, or all of them in a folder, by name.
-
-    Raises:
-        DataError: missing, neither kind, not UTF-8, empty, or a line without that field.
-    """
-    where = Path(path).expanduser()
-    if where.is_dir():
-        found = sorted(p for p in where.rglob("*") if p.suffix in (".txt", ".jsonl"))
-        if not found:
-            raise DataError(f"{where} holds no .txt and no .jsonl files")
-        return "\n\n".join(read_text(p, field) for p in found)
-    if where.suffix not in (".txt", ".jsonl"):
-        what = "is neither a .txt nor a .jsonl file" if where.exists() else "does not exist"
-        raise DataError(f"{where} {what}")
-    try:
-        text = where.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{where} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text: {error.reason}") from None
-    if where.suffix == ".jsonl":
-        text = "\n\n".join(_fields(where, text, field))
-    if not text.strip():
-        raise DataError(f"{where} is empty")
-    return text
-
-
-def _fields(path: Path, content: str, field: str) -> Iterator[str]:
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from None
-        value = record.get(field) if isinstance(record, dict) else None
-        if not isinstance(value, str):
-            keys = record if isinstance(record, dict) else ()
-            raise DataError(f"{path}, line {number}: no text field '{field}'{nearest(field, keys)}")
-        yield value
+def _rows(what: str, given: Any) -> dict[Split, int]:
+    counts = given if isinstance(given, Mapping) else dict.fromkeys(SPLITS, given)
+    found: dict[Split, int] = {}
+    for split, count in counts.items():
+        if split not in SPLITS:
+            raise ConfigError(f"{what}.rows: unknown split '{split}'{nearest(split, SPLITS)}")
+        if count is not None:
+            if not isinstance(count, int) or count < 1:
+                raise ConfigError(f"{what}.rows={count} must be whole numbers of at least 1")
+            found[split] = count
+    return found
 
 
 # ---------------------------------------------------------------------- tokens
@@ -307,7 +295,11 @@ def windows(text: str, tokenize: Callable[[str], Sequence[int]], length: int, wh
     Raises:
         DataError: the text is shorter than one window.
     """
-    ids = torch.as_tensor(tokenize(text), dtype=torch.long)
+    return cut(torch.as_tensor(tokenize(text), dtype=torch.long), length, what)
+
+
+def cut(ids: Tensor, length: int, what: str) -> Tensor:
+    """`windows` of a text's token ids (t,)."""
     n = len(ids) // length
     if n == 0:
         raise DataError(f"{what} has {len(ids)} tokens, fewer than one window of {length}")

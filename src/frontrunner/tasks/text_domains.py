@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,8 @@ class HubModel:
         name: a folder, or a model of the hub, ``owner/model`` or ``owner/model@revision``.
         dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16`` or ``float16``: the precision
             the model is run in. Solvers compute in float32 whatever it is.
+
+    Code that comes with a checkpoint is not run (``trust_remote_code`` is off).
     """
 
     name: str
@@ -116,7 +119,7 @@ class TextDomains(PruningTask, LanguageTask):
         for source in self.sources.values():
             source.check()
         if isinstance(self.source, HubModel):
-            _check_folder(self.folder)
+            _check_folder(self.folder, max(self.window, self.length))
 
     # ------------------------------------------------------------------ the model
 
@@ -154,14 +157,17 @@ class TextDomains(PruningTask, LanguageTask):
 
     # ------------------------------------------------------------------ data
 
+    @property
+    def vocabulary(self) -> int | None:  # type: ignore[override]
+        return dict(_numbers(read_config(self.folder))).get("vocab_size")
+
     def sealed(self) -> Task:
         _ = self.folder  # trained once, for both
         return super().sealed()
 
     def calibration(self, k: int) -> Tensor:
-        domain, source = list(self.sources.items())[k]
-        tokenize = tiny_llama.plain_ids(self.tokenizer())
-        ids = torch.as_tensor(tokenize(source.texts()["train"]), dtype=torch.long)
+        domain = list(self.sources)[k]
+        ids = self.tokens(domain, "train")
         if len(ids) < self.length:
             raise DataError(
                 f"the train text of '{domain}' has {len(ids)} tokens, fewer than one calibration "
@@ -172,17 +178,68 @@ class TextDomains(PruningTask, LanguageTask):
         return torch.stack([ids[s : s + self.length] for s in starts.tolist()])
 
 
-def _check_folder(folder: Path) -> None:
-    """What can be known of a model without loading it."""
+# What text models call the number of positions they know, and the files of tokenizers.
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
+_DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_EXPERTS = re.compile(r"(\w+_)?(num|n)_(\w+_)?experts")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's ``config.json``.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
     path = folder / "config.json"
+    if not path.is_file():
+        raise DataError(f"{folder} has no config.json: it is not a checkpoint of transformers")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
-    for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"):
-        if (config.get(key) or 0) > 1:
+    if not isinstance(config, dict):
+        raise DataError(f"{path} is not the configuration of a model")
+    return config
+
+
+def _check_folder(folder: Path, length: int) -> None:
+    """What can be known of a model without loading it; ``length`` tokens are to be read at once."""
+    config = read_config(folder)
+    known = config.get("architectures") or ["ForCausalLM"]
+    if config.get("is_encoder_decoder") or not any(str(a).endswith(_DECODERS) for a in known):
+        raise ConfigError(
+            f"{folder} is a {', '.join(map(str, known))}: only decoder-only language models can be "
+            "pruned"
+        )
+    for key, value in _numbers(config):
+        if _EXPERTS.fullmatch(key) and value > 1:
             raise ConfigError(
-                f"{folder} has {config[key]} experts in a block ({key}); mixture-of-experts blocks "
+                f"{folder} has {value} experts in a block ({key}); mixture-of-experts blocks "
                 "cannot be pruned here"
             )
+        if key in _POSITIONS and length > value:
+            raise ConfigError(
+                f"task.window and task.segment_length must be at most {value}, the positions that "
+                f"{folder} knows ({key}), not {length}"
+            )
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise DataError(f"{folder} has no tokenizer (such as tokenizer.json)")
     open_weights(folder)
+
+
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Whole numbers of a configuration, and of those of text and layers in it."""
+    for key, value in config.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield key, value
+        elif isinstance(value, Mapping) and key in ("text_config", "ffn_config", "llm_config"):
+            yield from _numbers(value)

@@ -280,7 +280,8 @@ class WandbTracker:
                 _guarded(self._log_image, Path(png))
 
     def log_pareto_set(self, directory: Path) -> None:
-        """Upload a Pareto set's directory as artifact ``pareto-set-<run id>``, if configured to."""
+        """Upload a Pareto set's directory as artifact ``pareto-set-<run id>``, if configured to;
+        Gram matrices stay here."""
         if self._run is not None and self.artifact:
             _guarded(self._log_artifact, Path(directory))
 
@@ -308,23 +309,28 @@ class WandbTracker:
     def _log_artifact(self, directory: Path) -> None:
         artifact = _import().Artifact(f"pareto-set-{self.run_id}", type="pareto_set")
         # "immutable": take the files where they lie instead of copying them to the home directory.
-        artifact.add_dir(str(directory), policy="immutable")
+        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+            # Gram matrices are larger than the models, and serve refits alone.
+            if not path.match("*-grams-*.safetensors"):
+                name = path.relative_to(directory).as_posix()
+                artifact.add_file(str(path), name=name, policy="immutable")
         self._run.log_artifact(artifact)
 
 
 def front_rows(front: Front) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of a front's table, one row per point in the front's order.
 
-    Columns: ``preference <objective>`` for each objective, each objective by its plain name (plots
-    read brackets and dots in a column name as a path), ``dominated``, ``cost seconds``. Unknown
-    preferences and costs are None.
+    Columns: ``preference <objective>`` for what each entry of a preference asks for, each objective
+    by its plain name (plots read brackets and dots in a column name as a path), ``dominated``,
+    ``cost seconds``. Unknown preferences and costs are None.
     """
     names = [o.name for o in front.objectives]
-    columns = [*(f"preference {name}" for name in names), *names, "dominated", "cost seconds"]
+    asked = [f"preference {name}" for name in front.asked_for]
+    columns = [*asked, *names, "dominated", "cost seconds"]
     mask = front.nondominated()
     rows: list[list[Any]] = []
     for i, values in enumerate(front.values):
-        preference = [None] * len(names) if front.preferences is None else front.preferences[i]
+        preference = [None] * len(asked) if front.preferences is None else front.preferences[i]
         seconds = front.costs[i].get("seconds") if front.costs else None
         rows.append(
             [

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from frontrunner.errors import ConfigError, nearest
 from frontrunner.methods.base import Method, choice, positive
-from frontrunner.methods.pruning.blockwise import Blockwise, Devices, Group, Norm, Stream
+from frontrunner.methods.pruning.blockwise import (
+    Blockwise,
+    Devices,
+    Group,
+    Norm,
+    Stream,
+    source,
+)
 from frontrunner.models.blocks import Decoder
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.sparse import Interpolation, SparseSet
@@ -115,7 +122,7 @@ class Pruner(Method):
         decoder = Decoder(task.network())
         patterns = self.patterns(decoder.shapes())
         segments = [task.calibration(k) for k in range(task.m)] if self.data else []
-        store = Store(runner.directory / "checkpoints" / "blocks")
+        store = Store(runner.directory / "pareto_set", source(task.weights(), segments))
         devices = Devices(runner.one_shot_devices)
         anchors = self.anchors(task.m)
         with runner.one_shot(self.passes(anchors) * len(decoder)) as advance:

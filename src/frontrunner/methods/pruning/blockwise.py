@@ -7,19 +7,21 @@ a block all layers see one pass with its dense weights. Only the block at hand i
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from frontrunner.errors import DataError
 from frontrunner.models.blocks import Call, Decoder, Layer
 from frontrunner.sparse.patterns import Pattern
 from frontrunner.sparse.store import Models, Pruned, Store
+from frontrunner.weights.source import Weights
 
 Norm = Literal["none", "tokens", "trace"]
 T = TypeVar("T")
@@ -44,14 +46,15 @@ class Devices:
         """``function(item, device)`` of every item, in order; devices take turns."""
         if len(self.names) == 1:
             return [function(item, self.first) for item in items]
-        free = list(zip(items, cycle(self.names), strict=False))
-        with ThreadPoolExecutor(len(self.names)) as pool:
-            return list(pool.map(lambda pair: _with_gradients_off(function, *pair), free))
+        count = len(self.names)
 
+        def turn(k: int) -> list[R]:  # one after the other: a device has memory for one
+            with torch.no_grad():  # which is a setting of each thread
+                return [function(item, self.names[k]) for item in items[k::count]]
 
-def _with_gradients_off(function: Callable[[T, str], R], item: T, device: str) -> R:
-    with torch.no_grad():  # which is a setting of each thread
-        return function(item, device)
+        with ThreadPoolExecutor(count) as pool:
+            parts = list(pool.map(turn, range(count)))
+        return [parts[i % count][i // count] for i in range(len(items))]
 
 
 @dataclass(frozen=True)
@@ -140,22 +143,31 @@ class Blockwise:
                 stored.
             solve: prunes a block.
             keep_grams: whether Gram matrices are stored.
+
+        Raises:
+            DataError: weights or Gram matrices that are not finite.
+            RunError: a block of an earlier attempt is damaged or of another model, or the disk is
+                full.
         """
         total = len(self.decoder)
-        if all(self.store.has(number, b) for b in range(total)):
+        self.store.tidy()
+        done = [self.store.has(number, b) for b in range(total)]
+        if all(done):
             for _ in range(total):
                 self.report()
             return
-        if streams and self._started is None:
+        if self._started is None:
+            _refuse_not_finite(self.decoder.network)
             self._started = [self.decoder.start(batches) for batches in self.batches]
         hidden = {s: list(self._start(s)[0]) for s in streams}
         for b in range(total):
             block = self.decoder.blocks[b]
             dense = {layer.name: layer.weight(block).clone() for layer in self.decoder.layers[b]}
-            if not self.store.has(number, b):
+            if not done[b]:
                 self._prune(number, b, anchors, streams, hidden, solve, keep_grams)
             start = time.perf_counter()
-            if b < total - 1:
+            # What no later block is pruned with need not be sent on.
+            if not all(done[b + 1 :]):
                 self._forward(number, b, anchors, streams, hidden)
             for layer in self.decoder.layers[b]:
                 layer.weight(block).copy_(dense[layer.name])
@@ -181,9 +193,11 @@ class Blockwise:
         block, layers = self.decoder.blocks[b], self.decoder.layers[b]
         start = time.perf_counter()
         if streams:
-            first, calls = hidden[streams[0]][0], self._start(streams[0])[1]
-            members = self.decoder.groups(b, first, calls[0][b])
+            assert self.decoder.probe is not None
+            few, calls = self.decoder.probe
+            members = self.decoder.groups(b, few, calls[b])
             sums = [self._grams(b, s, members, hidden[s]) for s in streams]
+            _refuse_overflow(members, streams, sums)
         else:
             members, sums = [[layer] for layer in layers], []
         groups = [
@@ -215,6 +229,7 @@ class Blockwise:
             {x.name: x.weight(block).dtype for x in layers},
             {g.name: g.grams[:own] for g in groups if streams},
             keep_grams,
+            len(self.decoder),
         )
 
     def _grams(
@@ -289,6 +304,33 @@ class Blockwise:
         if device == "cpu":
             return block if len(self.devices.names) == 1 else copy.deepcopy(block)
         return copy.deepcopy(block).to(device)
+
+
+def source(weights: Weights, segments: Sequence[Tensor]) -> str:
+    """16 hex digits of a dense model and calibration segments: what blocks are pruned from."""
+    h = hashlib.sha256(weights.digest().encode())
+    for ids in segments:
+        h.update(f"{tuple(ids.shape)}".encode())
+        h.update(ids.contiguous().numpy().tobytes())
+    return h.hexdigest()[:16]
+
+
+def _refuse_not_finite(network: nn.Module) -> None:
+    for name, tensor in network.named_parameters():
+        if not bool(tensor.isfinite().all()):
+            raise DataError(f"'{name}' of the dense model holds NaN or infinity; mend the model")
+
+
+def _refuse_overflow(
+    members: Sequence[Sequence[Layer]], streams: Sequence[Stream], sums: Sequence[Sequence[Tensor]]
+) -> None:
+    for stream, matrices in zip(streams, sums, strict=True):
+        for group, matrix in zip(members, matrices, strict=True):
+            if not bool(matrix.isfinite().all()):
+                raise DataError(
+                    f"the Gram matrix of {group[0].name} on objective {stream.objective + 1} has "
+                    "NaN or infinity: the model's activations overflow; try model.dtype=float32"
+                )
 
 
 def _adds(sums: list[Tensor], g: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

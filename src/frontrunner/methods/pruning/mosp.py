@@ -14,7 +14,7 @@ from frontrunner.methods.pruning.alps import ALPS
 from frontrunner.methods.pruning.base import Array, weighted
 from frontrunner.methods.pruning.blockwise import Blockwise, Devices, Group, Norm, Stream
 from frontrunner.pareto_sets.sparse import Interpolation, Refit, Scores
-from frontrunner.sparse.admm import Stopping, specialise
+from frontrunner.sparse.admm import Job, Stopping, follow
 from frontrunner.sparse.quadratic import Ridge, refine
 from frontrunner.sparse.store import Models
 
@@ -32,7 +32,9 @@ class MOSP(ALPS):
         refit: ``none``, ``pcg`` or ``admm``, see `Interpolation`. Gram matrices are then kept on
             disk: m c² numbers in float32 for each group of layers with c inputs.
         keep_core: whether refits keep the core.
-        refit_steps: of conjugate gradients, and of ADMM, in a refit.
+        refit_steps: of conjugate gradients in a refit.
+        refit_iterations: of ADMM in a refit.
+        refit_rho: ρ of ADMM in a refit at the start.
         task_rho: ρ of the specialists' ADMM.
         task_steps: its iterations.
         prefix: what blocks before it give the data of a specialist: those of the ``primary`` model,
@@ -63,6 +65,8 @@ class MOSP(ALPS):
         refit: Refit = "none",
         keep_core: bool = True,
         refit_steps: int = 10,
+        refit_iterations: int = 15,
+        refit_rho: float = 0.2,
         task_rho: float = 0.5,
         task_steps: int = 10,
         prefix: Literal["primary", "task"] = "primary",
@@ -95,12 +99,13 @@ class MOSP(ALPS):
             refit=refit,
             keep_core=keep_core,
             steps=int(positive("method.refit_steps", refit_steps)),
-            rho=positive("method.task_rho", task_rho),
+            iterations=int(positive("method.refit_iterations", refit_iterations)),
+            rho=positive("method.refit_rho", refit_rho),
             damping=self.damping,
             ridge=self.ridge,
             scaled=scaled,
         )
-        self.task_rho = task_rho
+        self.task_rho = positive("method.task_rho", task_rho)
         self.task_steps = int(positive("method.task_steps", task_steps, zero=True))
         self.prefix = choice("method.prefix", prefix, ("primary", "task"))
 
@@ -179,24 +184,25 @@ class MOSP(ALPS):
     ) -> dict[str, Models]:
         """The specialist of one objective, for every layer of a group (stages 2 and 3)."""
         problem = self.problem(gram, group.name)
-        inverse = problem.inverse(self.task_rho) if self.task_steps else None
-        found = {}
+        jobs, supports = [], []
         for name, dense in group.dense.items():
-            target = problem.scaled(dense)
-            start = problem.scaled(primary[name].weights[0])
-            support, core = primary[name].supports[0].to(device), primary[name].core
-            if inverse is not None:
-                solution = specialise(
-                    problem,
-                    target,
-                    start,
+            core = primary[name].core
+            jobs.append(
+                Job(
+                    problem.scaled(dense),
+                    problem.scaled(primary[name].weights[0]),
                     group.patterns[name],
                     core.to(device) if core is not None else None,
-                    inverse,
-                    self.task_rho,
-                    self.task_steps,
                 )
-                start, support = solution.weight, solution.support
-            refined = refine(problem, target @ problem.matrix, start, support, self.refinement)
-            found[name] = Models([problem.unscaled(refined)], [support])
-        return found
+            )
+            supports.append(primary[name].supports[0].to(device))
+        starts = [job.start for job in jobs]
+        if self.task_steps:
+            found = follow(problem, jobs, [self.task_rho] * self.task_steps)
+            starts, supports = [x.weight for x in found], [x.support for x in found]
+        models = {}
+        for name, job, start, support in zip(group.dense, jobs, starts, supports, strict=True):
+            target = job.dense @ problem.matrix
+            refined = refine(problem, target, start, support, self.refinement)
+            models[name] = Models([problem.unscaled(refined)], [support])
+        return models

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from frontrunner.errors import ConfigError
+from frontrunner.errors import ConfigError, DataError
 from frontrunner.methods.base import choice, positive
 from frontrunner.methods.pruning.base import Calibration, Pruner
 from frontrunner.methods.pruning.blockwise import Group, Norm
-from frontrunner.sparse.patterns import NM, Pattern, largest
+from frontrunner.sparse.patterns import NM, Blocks, Pattern, Unstructured, largest
 from frontrunner.sparse.quadratic import Quadratic
 from frontrunner.sparse.store import Models
 
@@ -25,7 +25,7 @@ class SparseGPT(Pruner):
         block: inputs whose support is chosen together.
         damping: ridge, as a share of the mean diagonal.
         rounding: ``exact`` prunes as many entries of a layer as the sparsity says; ``truncate``
-            those up to the ⌊n · sparsity⌋-th of each block's n, as the published code does.
+            ⌊n · sparsity⌋ + 1 of each block's n, as the published code does.
 
     See `Pruner` for the others.
     """
@@ -43,12 +43,18 @@ class SparseGPT(Pruner):
         damping: float = 0.01,
         rounding: Literal["exact", "truncate"] = "exact",
     ) -> None:
-        super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
-        if block < 1 or (isinstance(self.pattern, NM) and block % self.pattern.m):
-            raise ConfigError(f"method.block={block} must be a multiple of M of {pattern}")
-        self.block = block
-        self.damping = positive("method.damping", damping, zero=True)
+        self.block = int(positive("method.block", block))
         self.rounding = choice("method.rounding", rounding, ("exact", "truncate"))
+        super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
+        if isinstance(self.pattern, NM) and self.block % self.pattern.m:
+            raise ConfigError(f"method.block={block} must be a multiple of M of {pattern}")
+        self.damping = positive("method.damping", damping, zero=True)
+
+    def parse(self, pattern: str, sparsity: float) -> Pattern:
+        found = super().parse(pattern, sparsity)
+        if isinstance(found, Unstructured) and self.rounding == "truncate":
+            return Blocks(found.sparsity, self.block)
+        return found
 
     def switches(self) -> dict[str, Any]:
         return {**super().switches(), "rounding": self.rounding, "damping": self.damping}
@@ -60,11 +66,10 @@ class SparseGPT(Pruner):
         )
         dead = gram.diagonal() <= 0
         factor = upper_factor(problem, dead)
-        truncate = self.rounding == "truncate"
         found = {}
         for name, dense in group.dense.items():
             weight = dense.to(device).masked_fill(dead, 0.0)
-            pruned, support = sweep(weight, factor, group.patterns[name], self.block, truncate)
+            pruned, support = sweep(weight, factor, group.patterns[name], self.block)
             found[name] = Models([pruned], [support])
         return found
 
@@ -73,30 +78,31 @@ def upper_factor(problem: Quadratic, dead: Tensor) -> Tensor:
     """U (c, c) upper triangular with UᵀU = H⁻¹; ``dead`` (c,) inputs are always zero.
 
     Raises:
-        DataError: H is singular.
+        DataError: H is singular, or so close to it that its inverse has no factor.
     """
-    matrix = problem.matrix
-    matrix.diagonal()[dead] = 1.0
-    return torch.linalg.cholesky(problem.inverse(), upper=True)
+    problem.matrix.diagonal()[dead] = 1.0
+    factor, info = torch.linalg.cholesky_ex(problem.inverse(), upper=True)
+    if int(info):
+        raise DataError(
+            f"{problem.what} is too close to singular (at row {int(info)}): give more calibration "
+            "text or a larger method.damping"
+        )
+    return factor
 
 
-def sweep(
-    dense: Tensor, factor: Tensor, pattern: Pattern, block: int, truncate: bool
-) -> tuple[Tensor, Tensor]:
+def sweep(dense: Tensor, factor: Tensor, pattern: Pattern, block: int) -> tuple[Tensor, Tensor]:
     """Prune a weight (d, c), from the first input to the last; returns it and its support.
 
     Args:
         dense: Ŵ.
         factor: U, see `upper_factor`.
-        pattern: unstructured or N:M.
+        pattern: unstructured, by blocks of as many inputs, or N:M.
         block: inputs whose support is chosen together.
-        truncate: see `SparseGPT`.
     """
     weight = dense.clone()
     rows, columns = weight.shape
     support = torch.ones_like(weight, dtype=torch.bool)
-    removed = pattern.kept((rows, columns))
-    removed = weight.numel() - removed
+    removed = weight.numel() - pattern.kept((rows, columns))
     gone = 0
     for start in range(0, columns, block):
         end = min(start + block, columns)
@@ -106,10 +112,9 @@ def sweep(
         if not isinstance(pattern, NM):
             scores = (part / own.diagonal()) ** 2
             # So many up to the end of this block that the last one ends with all of them.
-            quota = round(removed * end / columns) - gone
-            if truncate:
-                share = getattr(pattern, "sparsity", removed / weight.numel())
-                quota = min(int(part.numel() * share) + 1, part.numel())
+            quota = removed * end // columns - gone
+            if isinstance(pattern, Blocks):
+                quota = part.numel() - pattern.kept((rows, end - start))
             mask, _ = largest(scores, part.numel() - quota)
             gone += quota
         for i in range(end - start):

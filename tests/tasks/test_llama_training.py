@@ -1,0 +1,107 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from frontrunner.errors import ConfigError
+from frontrunner.tasks import llama_training
+from frontrunner.tasks.experts import Recipe
+from frontrunner.tasks.llama_training import Muon, orthogonal
+from frontrunner.tasks.tiny_llama import TinyLlama, plain_ids, train_tokenizer
+
+
+class Bigram(nn.Module):
+    """Token ids -> logits, with one inner matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs = nn.Embedding(8, 16)
+        self.inner = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 8)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.inner(self.inputs(ids)))
+        return logits
+
+
+def bigram() -> Bigram:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Bigram()
+
+
+def losses(network: nn.Module, texts: list[torch.Tensor]) -> list[float]:
+    with torch.no_grad():
+        return [float(llama_training.next_token_loss(network(x[None]), x[None])) for x in texts]
+
+
+# Two texts in which each token says what follows.
+TEXTS = [torch.arange(200) % 4, 4 + torch.arange(100) % 3]
+
+
+def test_orthogonal_matrices_have_singular_values_near_one() -> None:
+    stream = torch.Generator().manual_seed(0)
+    given = torch.randn(3, 12, 30, generator=stream) * 50
+    values = torch.linalg.svdvals(orthogonal(given))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_orthogonal_keeps_directions() -> None:
+    stream = torch.Generator().manual_seed(1)
+    left = torch.linalg.qr(torch.randn(6, 6, generator=stream))[0]
+    right = torch.linalg.qr(torch.randn(9, 9, generator=stream))[0][:6]
+    given = left @ torch.diag(torch.linspace(1, 2, 6)) @ right
+    found = left.mT @ orthogonal(given[None])[0] @ right.mT
+    assert (found - torch.diag(found.diagonal())).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_an_update_has_the_size_that_adam_would_take(shape: tuple[int, int]) -> None:
+    weight = nn.Parameter(torch.zeros(shape))
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    Muon([weight]).step(0.1)
+    rms = float(weight.detach().square().mean().sqrt())
+    assert 0.1 * 0.2 * 0.5 < rms < 0.1 * 0.2 * 1.3
+    assert float((weight.detach() * weight.grad).sum()) < 0  # downhill
+
+
+def test_training_learns_every_text_and_repeats_itself() -> None:
+    trained = []
+    for _ in range(2):
+        network = bigram()
+        llama_training.train(network, TEXTS, Recipe(60, 4, 2e-2), seed=3, length=10)
+        trained.append(network)
+    before = losses(bigram(), TEXTS)
+    after = losses(trained[0], TEXTS)
+    assert all(a < 0.2 * b for a, b in zip(after, before, strict=True))
+    states = [network.state_dict() for network in trained]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_text_of_one_sample_is_long_enough() -> None:
+    network = bigram()
+    llama_training.train(network, [TEXTS[0][:10]], Recipe(2, 2, 1e-3), seed=0, length=10)
+    assert all(math.isfinite(x) for x in losses(network, TEXTS))
+
+
+def test_digits_are_tokens_of_their_own() -> None:
+    lines = ["123 + 123 = 246\n" * 200 + "words and words\n" * 50]
+    whole = plain_ids(train_tokenizer(lines, 512))
+    single = plain_ids(train_tokenizer(lines, 512, digits=True))
+    assert len(whole("123")) == 1
+    assert len(single("123")) == 3
+    assert len(single("words")) == len(whole("words"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"optimizer": "sgd"}, {"sample_length": 64}, {"optimizer": "muon", "sample_length": 1}],
+)
+def test_a_training_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="optimizer"):
+        TinyLlama(**wrong)  # type: ignore[arg-type]
