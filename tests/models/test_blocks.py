@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from frontrunner.errors import ConfigError
 from frontrunner.methods.pruning.alps import ALPS
+from frontrunner.methods.pruning.base import Pruner
 from frontrunner.methods.pruning.blockwise import Blockwise, Devices
 from frontrunner.methods.pruning.magnitude import Magnitude
+from frontrunner.methods.pruning.wanda import Wanda
 from frontrunner.models.blocks import Decoder
 from frontrunner.sparse.store import Store
 from frontrunner.tasks.causal_lm import per_objective
@@ -184,10 +186,15 @@ def test_every_linear_layer_is_found_with_those_that_share_its_input(case) -> No
         assert [tuple(layer.path for layer in group) for group in groups] == list(expected)
 
 
-def prune(network: nn.Module, folder: Path, devices: Sequence[str] = ("cpu",)) -> Store:
-    """ALPS at 60 % on both objectives."""
+def prune(
+    network: nn.Module,
+    folder: Path,
+    devices: Sequence[str] = ("cpu",),
+    method: Pruner | None = None,
+) -> Store:
+    """At 60 % on both objectives, with ALPS if no method is given."""
     decoder, store = Decoder(network), Store(folder)
-    method = ALPS(points=3, sparsity=0.6, limit=20, refinement=2, batch=2)
+    method = method or ALPS(points=3, sparsity=0.6, limit=20, refinement=2, batch=2)
     patterns = method.patterns(decoder.shapes())
     blockwise = Blockwise(decoder, patterns, segments(), Devices(devices), store, batch=2)
     method.go(blockwise, method.anchors(2))
@@ -240,22 +247,29 @@ def _input(network: nn.Module, module: nn.Module, batch: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_two_devices_give_what_one_gives(name, tmp_path) -> None:
     network = network_of(*DECODERS[name][:2])
+    # ADMM on so little data makes much of rounding; Wanda's scores do not.
     stores = [
-        prune(network, tmp_path / str(i), devices)
-        for i, devices in enumerate((["cpu"], ["cpu", "cpu"], ["cpu", "cpu"]))
+        prune(network, tmp_path / str(i), devices, Wanda(points=3, sparsity=0.6, batch=2))
+        for i, devices in enumerate((["cpu"], ["cpu", "cpu"]))
     ]
-    for one, two, again in zip(*(store.blocks for store in stores), strict=True):
+    for one, two in zip(*(store.blocks for store in stores), strict=True):
         for layer in one.layers:
-            first, second = one.weight(layer, 0), two.weight(layer, 0)
-            assert torch.equal(second, again.weight(layer, 0))
-            # Sums in another order: a support may differ where two entries are as good as equal.
-            same = (first != 0) == (second != 0)
+            diagonals = [block.diagonals(layer.group) for block in (one, two)]
+            torch.testing.assert_close(diagonals[0], diagonals[1], rtol=1e-3, atol=1e-5)
+            same = one.weight(layer, 0) == two.weight(layer, 0)
             assert same.double().mean() > 0.99
-            torch.testing.assert_close(first[same], second[same], rtol=2e-2, atol=2e-3)
 
 
-def test_magnitude_pruning_calls_no_block(tmp_path) -> None:
+def test_two_devices_give_the_same_every_time(tmp_path) -> None:
     network = network_of(*DECODERS["gpt2"][:2])
+    stores = [prune(network, tmp_path / str(i), ["cpu", "cpu"]) for i in range(2)]
+    for one, again in zip(*(store.blocks for store in stores), strict=True):
+        assert all(torch.equal(one.weight(x, 0), again.weight(x, 0)) for x in one.layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # the second has equal weights
+def test_magnitude_pruning_calls_no_block(dtype, tmp_path) -> None:
+    network = network_of(*DECODERS["gpt2"][:2]).to(dtype)
     decoder, store = Decoder(network), Store(tmp_path)
     method = Magnitude(points=3, sparsity=0.5)
     patterns = method.patterns(decoder.shapes())

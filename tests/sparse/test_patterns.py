@@ -66,6 +66,17 @@ def test_counts_outside_the_matrix_keep_nothing_or_all() -> None:
         assert int(mask.sum()) == 12 * share
 
 
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_transposed_view_is_selected_from_as_its_copy_is(pattern) -> None:
+    scores = (4 * scores_of((24, 16))).floor().mT  # with ties, and not contiguous
+    wanted, _ = pattern.select(scores.contiguous())
+    found, _ = pattern.select(scores)
+    assert torch.equal(found, wanted)
+    assert torch.equal(pattern.core(scores, found, 0.5)[0], pattern.core(scores, wanted, 0.5)[0])
+    core, _ = pattern.core(scores, found, 0.5)
+    assert torch.equal(pattern.select(scores, core.mT.contiguous().mT)[0].sum(), wanted.sum())
+
+
 @pytest.mark.parametrize("guess", [1e-12, 0.5, 0.95, 1.0, 1.05, 2.0, 1e12, math.inf])
 def test_a_guess_of_the_threshold_changes_nothing(guess) -> None:
     for seed in range(5):

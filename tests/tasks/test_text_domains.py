@@ -252,7 +252,7 @@ def test_a_front_has_the_perplexities_of_the_dense_model(checkpoint, pruning, wo
 
 def test_two_devices_give_the_front_of_one(checkpoint, pruning, work) -> None:
     words = pruning(
-        checkpoint("Llama"), "method=pruning/mosp", "method.batch=2", "model.dtype=float32"
+        checkpoint("Llama"), "method=pruning/wanda", "method.batch=2", "model.dtype=float32"
     )
     one = frontrunner.run(words).front
     two = [frontrunner.run([*words, "runner.devices=2", f"output={name}"]).front for name in "ab"]

@@ -235,7 +235,7 @@ class SparseSet(ParetoSet):
 
     @cached_property
     def _dense_state(self) -> dict[str, Tensor]:
-        return named_state(self.task.network())
+        return {k: t.detach() for k, t in named_state(self.task.network()).items()}
 
     @torch.no_grad()
     def materialize(self, preference: ArrayLike) -> nn.Module:
@@ -245,21 +245,6 @@ class SparseSet(ParetoSet):
         for layer, weight in self.pruned(preference):
             self._state[layer.name].copy_(weight.mT if layer.transposed else weight)
         return self._network.eval()
-
-    @torch.no_grad()
-    def state(self, preference: ArrayLike) -> Iterator[tuple[str, Tensor]]:
-        """Tensors of the checkpoint by name, each in its own precision, block by block."""
-        pruned = self.pruned(preference)
-        held: dict[str, Tensor] = {}
-        names = {layer.name for block in self.store.blocks for layer in block.layers}
-        for name in self._weights.shapes():
-            if name not in names:
-                yield name, self._weights.read(name)
-                continue
-            while name not in held:  # the file may have another order than the network
-                layer, weight = next(pruned)
-                held[layer.name] = weight.mT.contiguous() if layer.transposed else weight
-            yield name, held.pop(name)
 
     # ------------------------------------------------------------------ figures
 

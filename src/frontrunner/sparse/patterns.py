@@ -255,6 +255,7 @@ def largest(scores: Tensor, k: int, near: float = 0.0) -> tuple[Tensor, float]:
     """Bool mask of exactly k entries, the largest (of equal ones the first), and their smallest."""
     if not 0 < k < scores.numel():
         return torch.full(scores.shape, k > 0, dtype=torch.bool, device=scores.device), 0.0
+    scores = scores.contiguous()  # a transposed weight's are not
     limit = threshold(scores, k, near)
     mask = scores >= limit
     extra = int(mask.count_nonzero()) - k

@@ -295,6 +295,30 @@ def test_a_prefix_of_its_own_changes_later_blocks_of_specialists_alone(fit) -> N
             assert torch.equal(ours[j], theirs[j]) == first, layer.name
 
 
+@pytest.mark.parametrize("prefix", ["primary", "task"])
+def test_a_prefix_is_the_blocks_before_as_that_model_has_them(fit, prefix) -> None:
+    chosen = fit("method.refit=pcg") if prefix == "primary" else fit("method.prefix=task")
+    later = [x for x in stored(chosen) if "layers.2" in x[1].name and "q_proj" in x[1].name]
+    ((block, layer, models),) = later
+    for j, preference in enumerate(([1.0, 0.0], [0.0, 1.0])):
+        network = chosen.materialize([0.5, 0.5] if prefix == "primary" else preference)
+        seen: list[Tensor] = []
+        inputs = {f"{n}.weight": x for n, x in network.named_modules()}
+        (module,) = [x for n, x in inputs.items() if n.endswith(layer.name)]
+        handle = module.register_forward_pre_hook(lambda _, args, to=seen: to.append(args[0]))
+        with torch.no_grad():
+            network(chosen.task.calibration(j))
+        handle.remove()
+        x = seen[0].flatten(0, 1)
+        dense = {layer.name: chosen.task.weights().read(layer.name)}
+        pattern = {layer.name: pattern_of(layer.pattern)}
+        primary = {layer.name: Models([models[0]], [models[0] != 0], block.core(layer))}
+        given = Group("q", [], dense, pattern, [])
+        own = MOSP(points=3).specialists(given, x.mT @ x, primary, "cpu")[layer.name]
+        assert torch.equal(own.weights[0] != 0, models[1 + j] != 0)
+        torch.testing.assert_close(own.weights[0], models[1 + j], rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize("alpha", [0, 1])
 def test_extreme_cores_run(fit, alpha) -> None:
     chosen = fit(f"method.alpha={alpha}")
