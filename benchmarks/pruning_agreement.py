@@ -142,8 +142,7 @@ def agreement(words: Sequence[str], work: Path) -> Iterator[str]:
         yield (
             f"| {case.method} | {case.level} | {listed(scores[1])} | {listed(scores[0])} | "
             f"{gap:.3%} | {zeros[1]:.4%} | {zeros[0]:.4%} | {counts} | {masks} of {total} | "
-            f"{rounding} | "
-            f"{same:.1e} |"
+            f"{rounding} | {same:.1e} |"
         )
 
 
@@ -204,7 +203,11 @@ def listed(values: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("what", choices=["agreement", "table"], nargs="?", default="agreement")
-    parser.add_argument("--small", action="store_true", help="a tinier model, to try this program")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a tinier model, to try this program: what it prints is not kept",
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
     one_thread("cpu")
@@ -244,13 +247,14 @@ def main() -> None:
     )
     print(text)
     name = "pruning_agreement" if options.what == "agreement" else "pruning_table"
-    files.write_text(options.out / f"{name}.md", text)
+    if not options.small:
+        files.write_text(options.out / f"{name}.md", text)
 
 
 _MODEL = (
     "The tiny Llama of `task=text_domains` with its default settings; calibration on all three "
-    "domains' segments together; perplexities of prose / code / arithmetic on the test split, both "
-    "by our code."
+    "domains' segments together; perplexities of prose / code / arithmetic on the test split, "
+    "computed by our code."
 )
 NOTES = {
     "agreement": f"{_MODEL} Ours has `method.rounding=truncate` where a sparsity is given. Counts: "

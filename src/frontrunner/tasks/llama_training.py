@@ -121,8 +121,11 @@ def _share(step: int, steps: int) -> float:
 
 def _matrices(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The weights of linear layers, without the head; and all other parameters."""
-    linear = [m for _, m in network.named_modules() if isinstance(m, nn.Linear)]
     head = getattr(network, "get_output_embeddings", lambda: None)()
-    inner = [m.weight for m in linear if m is not head]
-    chosen = {id(p) for p in inner}
-    return inner, [p for p in network.parameters() if id(p) not in chosen]
+    inner = {
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    named = dict(network.named_parameters())
+    return [named[n] for n in named if n in inner], [named[n] for n in named if n not in inner]

@@ -11,15 +11,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from frontrunner import files
 from frontrunner.errors import ConfigError, DataError
+from frontrunner.tasks import llama_training
 from frontrunner.tasks.causal_lm import per_objective
 from frontrunner.tasks.experts import Recipe, one_thread, own_stream, train
 from frontrunner.tasks.text import Texts, next_token_loss, windows
@@ -40,8 +42,14 @@ class TinyLlama:
         vocabulary: entries of the byte-level BPE tokenizer, 512 to 4,096.
         layers, width, heads: of the transformer; its feed-forward layers are 3 widths wide.
         base_steps, expert_steps: mini-batches; one of the base holds windows of every domain.
-        learning_rate, expert_learning_rate: at the start, of base and experts.
-        batch_size: windows of a domain per mini-batch.
+        learning_rate, expert_learning_rate: the largest, of base and experts.
+        batch_size: samples of a domain per mini-batch.
+        optimizer: ``adamw`` on windows, or ``muon`` on samples that start anywhere, which takes far
+            fewer tokens (`frontrunner.tasks.llama_training`).
+        sample_length: tokens of a sample; None takes a window's. It needs ``muon``.
+        mixture: samples of each domain per mini-batch: as many of each (``equal``), or in
+            proportion to their ``tokens``. It needs ``muon``.
+        digits: whether every digit of a number is a token of its own, as in Llama 2.
     """
 
     vocabulary: int = 1024
@@ -53,8 +61,21 @@ class TinyLlama:
     learning_rate: float = 3e-3
     expert_learning_rate: float = 1.5e-3
     batch_size: int = 16
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    sample_length: int | None = None
+    mixture: Literal["equal", "tokens"] = "equal"
+    digits: bool = False
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"model.optimizer={self.optimizer} is not one of adamw, muon")
+        if self.sample_length is not None and (
+            self.optimizer == "adamw" or self.sample_length < 2
+        ):
+            raise ConfigError(
+                f"model.sample_length={self.sample_length} must be at least 2, with "
+                "model.optimizer=muon, or null"
+            )
         if not 512 <= self.vocabulary <= 4096:
             raise ConfigError(f"task.llama.vocabulary={self.vocabulary} must be 512 to 4096")
         if min(self.layers, self.heads) < 1 or self.width % (2 * self.heads):
@@ -144,7 +165,9 @@ def _train_missing(
     tokenizer = (
         AutoTokenizer.from_pretrained(base)
         if is_whole(base)
-        else train_tokenizer([parts["train"] for parts in texts.values()], settings.vocabulary)
+        else train_tokenizer(
+            [parts["train"] for parts in texts.values()], settings.vocabulary, settings.digits
+        )
     )
     data: list[tuple[Tensor, Tensor, int]] = []
     for k, (name, parts) in enumerate(texts.items()):
@@ -163,27 +186,50 @@ def _train_missing(
     if not is_whole(base):
         with own_stream(seed, "tiny_llama"):
             network = per_objective(LlamaForCausalLM(llama_config(settings, window)))
-        train(network, data, base_recipe, seed, next_token_loss)
+        _train(network, data, settings, base_recipe, seed)
         _keep(network, tokenizer, base)
     for own, folder in zip(data, folders[1:], strict=False):  # none where there are no experts
         if not is_whole(folder):
             with own_stream(seed, "overwritten"):
                 network = per_objective(LlamaForCausalLM(llama_config(settings, window)))
             place(network, load_file(base / FILE).items())
-            train(network, [own], expert_recipe, seed, next_token_loss)
+            _train(network, [own], settings, expert_recipe, seed)
             _keep(network, tokenizer, folder)
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+def _train(
+    network: nn.Module,
+    data: list[tuple[Tensor, Tensor, int]],
+    settings: TinyLlama,
+    recipe: Recipe,
+    seed: int,
+) -> None:
+    if settings.optimizer == "adamw":
+        train(network, data, recipe, seed, next_token_loss)
+        return
+    length = settings.sample_length or data[0][0].shape[1]
+    texts = [x.reshape(-1) for x, _, _ in data]
+    if settings.mixture == "tokens":
+        recipe = replace(recipe, batch_size=len(texts) * recipe.batch_size)
+        texts = [torch.cat(texts)]
+    llama_training.train(network, texts, recipe, seed, length)
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int, digits: bool = False) -> Any:
     """A byte-level BPE tokenizer of ``transformers``; ``<s>``, ``</s>``, ``<pad>`` are 0, 1, 2.
 
-    It can represent any text; none of its calls adds special tokens.
+    It can represent any text; none of its calls adds special tokens. With ``digits`` every digit is
+    a token.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if digits:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), tokenizer.pre_tokenizer]
+        )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
