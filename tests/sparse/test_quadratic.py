@@ -175,3 +175,16 @@ def test_no_steps_and_a_solution_stay_as_they_are() -> None:
     torch.testing.assert_close(refined(problem, dense, every, 5), problem.scaled(dense))
     nothing = refined(problem, dense, ~every, 5)
     assert not nothing.any()
+
+
+def test_an_input_that_is_always_zero_does_no_harm_without_a_ridge():
+    stream = torch.Generator().manual_seed(0)
+    inputs = torch.randn(50, 8, generator=stream)
+    inputs[:, 3] = 0
+    problem = Quadratic(inputs.T @ inputs, damping=0.0)
+    dense = torch.randn(4, 8, generator=stream)
+    support = torch.rand(4, 8, generator=stream) < 0.5
+    target = problem.scaled(dense)
+    refined = refine(problem, target @ problem.matrix, target * support, support)
+    assert refined.isfinite().all()
+    assert problem.error(problem.unscaled(refined), dense) <= problem.error(dense * support, dense)

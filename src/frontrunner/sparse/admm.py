@@ -36,9 +36,9 @@ class Schedule:
         rho: at the start.
         every: iterations between two looks at the support.
         limit: iterations at most.
-        stopping: ``paper`` stops when the support no longer changes; ``code`` (ALPS's) after 30
-            iterations also when it changes by less than 3e-4 k, and starts again from ρ/5 if the
-            support hardly moves at first.
+        stopping: ``paper`` stops when the support no longer changes; ``code``, in the manner of
+            ALPS's, after 30 iterations also when it changes by less than 3e-4 k, and starts again
+            from ρ/5 if the support hardly moves in the first ``every`` iterations.
     """
 
     rho: float = 0.1

@@ -135,6 +135,8 @@ def refine(
         (d, c), scaled; zero off the support.
     """
     diagonal = problem.matrix.diagonal()
+    # Without a ridge, an input that is always zero has no say, and no direction of its own.
+    diagonal = diagonal.where(diagonal > 0, 1.0)
     weight = start.clone()
     residual = torch.addmm(target, weight, problem.matrix, alpha=-1.0).mul_(support)
     direction = residual / diagonal
