@@ -82,6 +82,12 @@ def test_an_interpolation_that_leads_nowhere_is_one_line():
     assert "nowhere" in refused(COSMOS, "label=${nowhere}")
 
 
+@pytest.mark.parametrize("method", [COSMOS, "method=merging/pareto_merging"])
+def test_a_method_that_trains_is_refused_by_a_task_without_training(method):
+    said = refused("task=text_domains", method)
+    assert "task 'text_domains' goes without training, which the chosen method needs" in said
+
+
 # ---------------------------------------------------------------------- identity
 
 
@@ -171,6 +177,35 @@ def test_cells_are_those_of_hydras_own_sweeper(overrides, monkeypatch):
         task
     )()
     assert configuration.expand(overrides) == seen
+
+
+@pytest.mark.parametrize("parent", ["magnitude", "wanda", "sparsegpt", "alps", "mosp"])
+def test_a_method_of_ones_own_starts_from_any_pruning_method(parent, tmp_path, monkeypatch):
+    folder = tmp_path / "conf/method/pruning"
+    folder.mkdir(parents=True)
+    text = f"# @package _global_\ndefaults: [pruning/{parent}, _self_]\nmethod: {{sparsity: 0.4}}\n"
+    (folder / "mine.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = ["task=text_domains", "method.pattern=2:4"]
+    own = configuration.compose([*words, "method=pruning/mine"])
+    theirs = configuration.compose([*words, f"method=pruning/{parent}", "method.sparsity=0.4"])
+    assert own == theirs
+
+
+def test_in_a_sweep_of_methods_their_own_keys_become_choices_of_one():
+    words = [
+        "method=pruning/wanda,pruning/alps",
+        "method.sparsity=0.7",
+        "method.allocation={*.down_proj.weight:2:4}",
+        "method.norm=none,trace",
+        "~method.batch",
+        "task.window=64",
+    ]
+    ready = configuration.with_choices(words)
+    assert ready[1] == "method.sparsity=choice(0.7)"
+    assert ready[2] == "method.allocation=choice({*.down_proj.weight:2:4})"
+    assert [ready[0], *ready[3:]] == [words[0], *words[3:]]
+    assert configuration.expand(ready) == configuration.expand(words)
 
 
 def test_a_glob_stands_for_the_options_it_matches():

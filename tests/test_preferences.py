@@ -49,6 +49,12 @@ def test_grid_names_the_nearest_sizes() -> None:
         preferences.grid(3, 25)
 
 
+@pytest.mark.parametrize(("n", "rest"), [(0, "0 points; nearest: 3"), ("abc", "abc points")])
+def test_a_size_that_no_lattice_is_near_is_refused_in_plain_words(n, rest) -> None:
+    with pytest.raises(FrontError, match=f"of 3 objectives has {rest}$"):
+        preferences.grid(3, n)
+
+
 def test_dirichlet_is_seeded_and_on_the_simplex() -> None:
     a, b = (preferences.dirichlet(3, 50, 0.5, seed) for seed in (1, 2))
     np.testing.assert_array_equal(a, preferences.dirichlet(3, 50, 0.5, 1))

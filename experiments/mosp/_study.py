@@ -91,9 +91,9 @@ class Study:
             one_shot = runner.one_shot
 
             @contextmanager
-            def timed(parts: int = 0) -> Iterator[Callable[[], None]]:
+            def timed(parts: int = 0, devices: int = 1) -> Iterator[Callable[[], None]]:
                 nonlocal seconds
-                with one_shot(parts) as advance:
+                with one_shot(parts, devices) as advance:
                     start = time.process_time()
                     yield advance
                     seconds = time.process_time() - start

@@ -185,6 +185,7 @@ def _multirun(words: list[str]) -> int:
             print(f"  failed: {_one_line(error)}", file=sys.stderr, flush=True)
             failed.append(f"{' '.join(overrides)}: {_one_line(error)}")
 
+    words = configuration.with_choices(words)
     code = _hydra_main(task, ["--multirun", *configuration.search_path(), *words])
     if in_process:
         print(f"{len(finished)} of {len(cells)} runs done", file=sys.stderr)

@@ -40,7 +40,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(first_line(error)) from None
+        raise ConfigError(_without(config, first_line(error))) from None
     missing = OmegaConf.missing_keys(config)
     if missing:
         # The shortest is where the value belongs: the others are references to it.
@@ -102,6 +102,18 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"'{key}' is a group: choose one of {', '.join(options(key))}"
     valid = _keys_beside(key, overrides)
     return f"unknown key '{key}'{nearest(key, valid)}"
+
+
+def _without(config: DictConfig, text: str) -> str:
+    """What to say of a reference into a group that the configuration is composed without."""
+    found = re.search(r"Interpolation key '(\w+)[^']*' not found", text)
+    if not found or found[1] in config or found[1] not in groups():
+        return text
+    group = found[1]
+    return (
+        f"task '{config.task.name}' goes without {group}, which the chosen method needs: choose "
+        f"another method, or add {group}=…"
+    )
 
 
 def _keys_beside(key: str, overrides: Sequence[str]) -> list[str]:
@@ -174,6 +186,27 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         where = getattr(error, "override", None)
         raise ConfigError(f"{where}: {first_line(error)}" if where else first_line(error)) from None
     return [list(cell) for cell in batches[0]]
+
+
+def with_choices(overrides: Sequence[str]) -> list[str]:
+    """Overrides for Hydra's own main: a key of a group that is swept over becomes a choice of one.
+
+    Hydra composes a sweep once without what is swept over, where a key that only the swept options
+    have (``method=pruning/wanda,pruning/alps method.sparsity=0.7``) does not exist.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    swept = {o.key_or_group for o in parsed if o.is_sweep_override()}
+    words = []
+    for word, override in zip(overrides, parsed, strict=True):
+        group, dot, _ = override.key_or_group.partition(".")
+        plain_value = not (override.is_sweep_override() or override.is_delete())
+        if dot and group in swept and plain_value:
+            key, _, value = word.partition("=")
+            word = f"{key}=choice({value})"
+        words.append(word)
+    return words
 
 
 def groups() -> list[str]:

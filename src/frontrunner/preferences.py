@@ -69,11 +69,12 @@ def grid(m: int, n: int) -> Array:
     """
     sizes = [math.comb(s + m - 1, m - 1) for s in range(1, 200)]
     if n not in sizes:
-        below = max((s for s in sizes if s < n), default=None)
-        above = min((s for s in sizes if s > n), default=None)
-        raise FrontError(
-            f"no simplex lattice of {m} objectives has {n} points; nearest: {below} and {above}"
-        )
+        message = f"no simplex lattice of {m} objectives has {n} points"
+        if isinstance(n, int):
+            below = [s for s in sizes if s < n][-1:]
+            above = [s for s in sizes if s > n][:1]
+            message += f"; nearest: {' and '.join(map(str, below + above))}"
+        raise FrontError(message)
     return das_dennis(m, sizes.index(n) + 1)
 
 

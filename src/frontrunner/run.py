@@ -60,12 +60,12 @@ class Run:
         format: str = "full",
         shard_size: int | None = None,
     ) -> Export:
-        """Write the model for a preference as an ordinary checkpoint with a card, or with
-        ``format="compact"`` and no preference all sparse models of a set, see
+        """Write the model for a preference (None: the only one there is) as an ordinary checkpoint
+        with a card, or with ``format="compact"`` and no preference all sparse models of a set, see
         `frontrunner.pareto_sets.export`."""
         from frontrunner.pareto_sets import export as exports
 
-        p = None if preference is None else self.pareto_set.one(preference)
+        p = exports.wanted(self.pareto_set, preference, format)
         words = [str(self.directory)]
         if p is not None:
             words += ["--preference", ",".join(f"{x:.12g}" for x in p)]

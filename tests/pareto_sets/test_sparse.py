@@ -338,6 +338,17 @@ def test_the_command_says_which_preferences_a_folder_without_refits_has(made, tm
     assert cli.main([*words, "--preference", "0.5,0.5"]) == 0
 
 
+def test_the_only_model_of_a_set_is_exported_without_a_preference(made, tmp_path, capsys):
+    directory, sparse = str(made("method=pruning/magnitude").directory), tmp_path / "sparse"
+    assert cli.main(["export", directory, "--out", str(sparse), "--format", "compact"]) == 0
+    for source, out in ((directory, "a"), (str(sparse), "b")):
+        words = ["export", source, "--out", str(tmp_path / out)]
+        assert cli.main([*words, "--preference", "1,0"]) == 1
+        assert cli.main(words) == 0
+    a, b = ((tmp_path / x / "model.safetensors").read_bytes() for x in "ab")
+    assert a == b
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -381,3 +382,33 @@ def test_a_fit_inside_a_fit_has_its_own_checkpoint_cost_and_curves(tmp_path):
     assert inner.checkpoint.is_relative_to(tmp_path / "base")
     assert rows[-1][1] == 24
     assert all(key.startswith("base/") for names, _ in rows for key in names)
+
+
+def devices_of(wanted, monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    return Runner(devices=wanted).one_shot_devices
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        (1, [0]),
+        ("2", [0, 1]),
+        ("auto", [0, 1, 2]),
+        (-1, [0, 1, 2]),
+        ("0,2", [0, 2]),
+        ([2], [2]),
+        (OmegaConf.create([0, 2]), [0, 2]),
+    ],
+)
+def test_a_fit_in_one_process_has_the_devices_that_lightning_would(wanted, chosen, monkeypatch):
+    assert devices_of(wanted, monkeypatch, gpus=3) == [f"cuda:{i}" for i in chosen]
+    cpus = 1 if wanted in ("auto", -1) else len(chosen)
+    assert devices_of(wanted, monkeypatch, gpus=0) == ["cpu"] * cpus
+
+
+@pytest.mark.parametrize("wanted", [4, [3], "0,3", 0, [], -2, "two"])
+def test_devices_that_are_not_there_are_refused(wanted, monkeypatch):
+    with pytest.raises(ConfigError, match=r"runner\.devices="):
+        devices_of(wanted, monkeypatch, gpus=3)

@@ -52,3 +52,14 @@ def positive(name: str, value: float, *, zero: bool = False) -> float:
     if not good or value < 0 or (value == 0 and not zero):
         raise ConfigError(f"{name}={value} must be {'at least' if zero else 'more than'} 0")
     return value
+
+
+def whole(name: str, value: float, *, zero: bool = False) -> int:
+    """Return ``value`` as a whole number of at least 1 (or 0 when ``zero``).
+
+    Raises:
+        ConfigError: it is not; the message names the key.
+    """
+    if isinstance(value, bool) or positive(name, value, zero=zero) != int(value):
+        raise ConfigError(f"{name}={value} must be a whole number")
+    return int(value)

@@ -42,7 +42,6 @@ from frontrunner.weights.writer import (
 )
 
 MARK = Mark("frontrunner_export.json")
-FORMATS = ("full", "lora", "factors", "compact")
 # Formats that hold every preference's model.
 WHOLE = ("compact",)
 
@@ -255,6 +254,15 @@ def _write_compact(pareto_set: SparseSet, origin: Origin, folder: Path) -> dict[
     return facts
 
 
+def wanted(
+    pareto_set: ParetoSet, preference: ArrayLike | None, format: str
+) -> NDArray[np.float64] | None:
+    """The preference to export, (m,): the only one of a set with one model need not be given."""
+    if preference is None and format not in WHOLE and len(pareto_set.preferences) == 1:
+        preference = pareto_set.preferences[0]
+    return None if preference is None else pareto_set.one(preference)
+
+
 def export_compact(
     source: str | os.PathLike[str],
     preference: ArrayLike | None,
@@ -271,6 +279,7 @@ def export_compact(
     if format in WHOLE:
         raise ConfigError(f"--format {format}: {os.fspath(source)} is such a folder already")
     pareto_set = compact.open_folder(source)
+    preference = wanted(pareto_set, preference, format)
     if preference is not None and compact.lacks(source, pareto_set, preference):
         raise FrontError(
             f"{os.fspath(source)} has no model for {pareto_set.one(preference).tolist()}: the run "

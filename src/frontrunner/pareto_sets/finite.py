@@ -48,7 +48,7 @@ class FiniteSet(ParetoSet):
         if distance[k] > 1e-6:
             raise FrontError(
                 f"this set holds {len(self.preferences)} models and none for {p.tolist()}; "
-                f"the nearest is {self.preferences[k].round(6).tolist()}"
+                f"the nearest is {self.preferences[k].round(9).tolist()}"
             )
         state = named_state(self.network)
         with torch.no_grad():

@@ -113,7 +113,7 @@ class SparseSet(ParetoSet):
         return nearest if distance[nearest] < 1e-6 else None
 
     def pruned(self, preference: ArrayLike) -> Iterator[tuple[Pruned, Tensor]]:
-        """The pruned layers (d, c) of a preference's model, in the checkpoint's precision.
+        """The pruned layers (d, c) of a preference's model, in the network's precision.
 
         Raises:
             FrontError: the set has no model for it.
@@ -133,7 +133,7 @@ class SparseSet(ParetoSet):
             nearest = self.anchors[int(np.abs(self.anchors - p).max(axis=1).argmin())]
             raise FrontError(
                 f"this set holds {len(self.anchors)} models and none for {p.tolist()}; "
-                f"the nearest is {nearest.round(6).tolist()}"
+                f"the nearest is {nearest.round(9).tolist()}"
             )
 
     def _between(
@@ -203,9 +203,9 @@ class SparseSet(ParetoSet):
         return core.to(self._device) if core is not None else None
 
     def _problem(self, block: Block, group: str, p: Array, rule: Interpolation) -> Quadratic:
-        """H_λ of the layers of a group."""
+        """H_λ of the layers of a group, at equal preferences that of all data."""
         matrix: Tensor | None = None
-        for j, share in enumerate(p):
+        for j, share in enumerate((p / p.max()).tolist()):
             if share > 0:
                 term = block.gram(group, j).to(self._device)
                 matrix = share * term if matrix is None else matrix.add_(term, alpha=share)

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,8 @@ class Runner:
         self.num_workers, self.threads = num_workers, threads
         self.progress, self.label = progress, label
         self.log = log
+        if isinstance(devices, Sequence) and not isinstance(devices, str):
+            devices = list(devices)  # Lightning does not take a configuration's
         self.trainer_options: dict[str, Any] = {
             "accelerator": accelerator,
             "devices": devices,
@@ -95,21 +97,33 @@ class Runner:
     @property
     def one_shot_devices(self) -> list[str]:
         """What a fit without gradient steps may use, in one process: as many of what scores a set
-        as ``devices`` says; ``auto`` is one CPU or every GPU."""
+        as ``devices`` says; ``auto`` is one CPU or every GPU.
+
+        Raises:
+            ConfigError: devices that this machine does not have, or none.
+        """
         import torch
 
         kind, wanted = self.evaluation_device, self.trainer_options["devices"]
-        if isinstance(wanted, list | tuple):
-            return [f"cuda:{i}" for i in wanted] if kind == "cuda" else ["cpu"] * len(wanted)
-        if wanted in ("auto", "-1", -1):
-            count = torch.cuda.device_count() if kind == "cuda" else 1
-        else:
-            count = int(wanted)
-        if kind == "cuda" and count > torch.cuda.device_count():
-            raise ConfigError(
-                f"runner.devices={wanted}: this machine has {torch.cuda.device_count()} GPUs"
-            )
-        return [f"cuda:{i}" for i in range(count)] if kind == "cuda" else ["cpu"] * count
+        gpus = torch.cuda.device_count() if kind == "cuda" else 0
+        try:
+            if wanted in ("auto", "-1", -1):
+                chosen = list(range(gpus or 1))
+            elif isinstance(wanted, list):
+                chosen = [int(i) for i in wanted]
+            elif "," in str(wanted):  # as Lightning has it: "0,2"
+                chosen = [int(i) for i in str(wanted).split(",") if i.strip()]
+            else:
+                chosen = list(range(int(wanted)))
+        except (TypeError, ValueError):
+            chosen = []
+        if not chosen:
+            raise ConfigError(f"runner.devices={wanted} is no number of devices, and no list")
+        if kind != "cuda":
+            return ["cpu"] * len(chosen)
+        if not set(chosen) <= set(range(gpus)):
+            raise ConfigError(f"runner.devices={wanted}: this machine has {gpus} GPUs")
+        return [f"cuda:{i}" for i in chosen]
 
     def fit(
         self,
@@ -208,10 +222,11 @@ class Runner:
         self.device = _device_name(trainer)
 
     @contextlib.contextmanager
-    def one_shot(self, parts: int = 0) -> Iterator[Callable[[], None]]:
+    def one_shot(self, parts: int = 0, devices: int = 1) -> Iterator[Callable[[], None]]:
         """Count the cost of a fit that takes no gradient steps. It may add ``forward_passes``.
 
-        What is yielded is to be called after each of ``parts`` of the work, which are shown.
+        What is yielded is to be called after each of ``parts`` of the work, which are shown. The
+        record names as many ``devices``.
         """
         import torch
 
@@ -220,7 +235,7 @@ class Runner:
             torch.set_num_threads(self.threads)
         start, done = time.perf_counter(), 0
         self.cost = {"seconds": 0.0, "forward_passes": 0, "steps": 0}
-        self.device = f"{len(self.one_shot_devices)} x {self.evaluation_device}"
+        self.device = f"{devices} x {self.evaluation_device}"
         display = Progress(self.progress if parts else "none", self.label, max(parts, 1))
 
         def advance() -> None:

@@ -41,11 +41,13 @@ class Pattern(ABC):
                 one quicker; 0 if there was none.
         """
 
-    @abstractmethod
     def core(
         self, scores: Tensor, support: Tensor, share: float, near: float = 0.0
     ) -> tuple[Tensor, float]:
         """(d, c) bool: about ``share`` of ``support``, where scores are largest; see `select`."""
+        # Outside the support no score can be chosen while one inside is left.
+        inside = scores.masked_fill(~support, -1.0)
+        return largest(inside, round(share * self.kept(_shape(scores))), near)
 
     def check(self, name: str, shape: tuple[int, int]) -> None:
         """Refuse a matrix that the pattern does not fit.
@@ -92,13 +94,6 @@ class Unstructured(Pattern):
         mask = core.clone()
         mask[outside] = others
         return mask, limit
-
-    def core(
-        self, scores: Tensor, support: Tensor, share: float, near: float = 0.0
-    ) -> tuple[Tensor, float]:
-        # Outside the support no score can be chosen while one inside is left.
-        inside = scores.masked_fill(~support, -1.0)
-        return largest(inside, round(share * self.kept(_shape(scores))), near)
 
 
 @dataclass(frozen=True)
@@ -182,11 +177,6 @@ class Rows(Pattern):
         kept[rows - more :] += 1
         return ranks < kept, 0.0
 
-    def core(
-        self, scores: Tensor, support: Tensor, share: float, near: float = 0.0
-    ) -> tuple[Tensor, float]:
-        return Unstructured(self.sparsity).core(scores, support, share, near)
-
 
 @dataclass(frozen=True)
 class Blocks(Pattern):
@@ -214,12 +204,6 @@ class Blocks(Pattern):
             scores = scores.masked_fill(core, math.inf)
         parts = scores.split(self.width, dim=1)
         return torch.cat([largest(x, self.kept(_shape(x)))[0] for x in parts], dim=1), 0.0
-
-    def core(
-        self, scores: Tensor, support: Tensor, share: float, near: float = 0.0
-    ) -> tuple[Tensor, float]:
-        inside = scores.masked_fill(~support, -1.0)
-        return largest(inside, round(share * self.kept(_shape(scores))), near)
 
 
 def parse(pattern: str, sparsity: float) -> Pattern:

@@ -3,11 +3,11 @@
 A file ``pass-000-block-017.safetensors`` holds of every layer, by the name of its weight: ``core``,
 a bitmap of what all its models share, if they do; and for each model, an anchor of the Pareto set,
 ``support.<anchor>``, a bitmap, and ``values.<anchor>``, the weights on it row by row, in the
-checkpoint's precision. ``<group>.diagonals`` (m, c) are the diagonals of the Gram matrices of
-layers that have one input. The matrices themselves, where they are kept, are
-``<group>.<objective>`` (c, c) float32 in ``pass-000-grams-017.safetensors``. The file's metadata,
-JSON under ``frontrunner``, say which anchors and layers it holds, of how many blocks it is one,
-whether Gram matrices were kept, and what the blocks were pruned from.
+network's precision. ``<group>.diagonals`` (m, c) are the diagonals of the Gram matrices of layers
+that have one input, one for each objective whose data the pass saw. The matrices themselves, where
+they are kept, are ``<group>.<objective>`` (c, c) float32 in ``pass-000-grams-017.safetensors``. The
+file's metadata, JSON under ``frontrunner``, say which anchors and layers it holds, of how many
+blocks it is one, whether Gram matrices were kept, and what the blocks were pruned from.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ class Block:
             return stored.get_tensor(f"{layer.name}.values.{anchor}"), unpack(bits, layer.shape)
 
     def weight(self, layer: Pruned, anchor: int) -> Tensor:
-        """(d, c) in the checkpoint's precision."""
+        """(d, c) in the network's precision."""
         return expand(*self.values(layer, anchor))
 
     def dtype(self, layer: Pruned) -> torch.dtype:
-        """The checkpoint's precision, from the file's header alone."""
+        """The network's precision, from the file's header alone."""
         with _opened(self.path) as stored:
             values = stored.get_slice(f"{layer.name}.values.{self.anchors[0]}")
             return dtypes()[values.get_dtype()]

@@ -33,7 +33,8 @@ class HubModel:
     Attributes:
         name: a folder, or a model of the hub, ``owner/model`` or ``owner/model@revision``.
         dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16`` or ``float16``: the precision
-            the model is run in. Solvers compute in float32 whatever it is.
+            the model is run in, and pruned weights are stored in. Solvers compute in float32
+            whatever it is; exports have the checkpoint's precision.
 
     Code that comes with a checkpoint is not run (``trust_remote_code`` is off).
     """

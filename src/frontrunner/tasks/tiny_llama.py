@@ -11,12 +11,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from frontrunner import files
@@ -47,8 +46,6 @@ class TinyLlama:
         optimizer: ``adamw`` on windows, or ``muon`` on samples that start anywhere, which takes far
             fewer tokens (`frontrunner.tasks.llama_training`).
         sample_length: tokens of a sample; None takes a window's. It needs ``muon``.
-        mixture: samples of each domain per mini-batch: as many of each (``equal``), or in
-            proportion to their ``tokens``. It needs ``muon``.
         digits: whether every digit of a number is a token of its own, as in Llama 2.
     """
 
@@ -63,15 +60,12 @@ class TinyLlama:
     batch_size: int = 16
     optimizer: Literal["adamw", "muon"] = "adamw"
     sample_length: int | None = None
-    mixture: Literal["equal", "tokens"] = "equal"
     digits: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"model.optimizer={self.optimizer} is not one of adamw, muon")
-        if self.sample_length is not None and (
-            self.optimizer == "adamw" or self.sample_length < 2
-        ):
+        if self.sample_length is not None and (self.optimizer == "adamw" or self.sample_length < 2):
             raise ConfigError(
                 f"model.sample_length={self.sample_length} must be at least 2, with "
                 "model.optimizer=muon, or null"
@@ -208,10 +202,13 @@ def _train(
         train(network, data, recipe, seed, next_token_loss)
         return
     length = settings.sample_length or data[0][0].shape[1]
+    for ids, _, k in data:
+        if ids.numel() < length:
+            raise DataError(
+                f"the train text of domain {k + 1} has {ids.numel()} tokens, fewer than one sample "
+                f"of {length} (model.sample_length)"
+            )
     texts = [x.reshape(-1) for x, _, _ in data]
-    if settings.mixture == "tokens":
-        recipe = replace(recipe, batch_size=len(texts) * recipe.batch_size)
-        texts = [torch.cat(texts)]
     llama_training.train(network, texts, recipe, seed, length)
 
 

@@ -122,12 +122,12 @@ def test_gram_matrices_are_divided_as_asked(norm, trace, small_llama, tmp_path):
 
 def test_a_source_changes_with_the_model_and_with_the_text():
     model = InMemory("a", {"w": torch.zeros(2)})
-    same = source(model, segments())
-    assert same == source(InMemory("b", {"w": torch.zeros(2)}), segments())
+    same = source(model, None, segments())
+    assert same == source(InMemory("b", {"w": torch.zeros(2)}), None, segments())
     others = [
-        source(InMemory("a", {"w": torch.ones(2)}), segments()),
-        source(model, segments(1)),
-        source(model, [s.view(12, 6) for s in segments()]),
+        source(InMemory("a", {"w": torch.ones(2)}), None, segments()),
+        source(model, None, segments(1)),
+        source(model, None, [s.view(12, 6) for s in segments()]),
     ]
     assert len({same, *others}) == 4
 
@@ -156,6 +156,7 @@ def untouched(monkeypatch):
         (["method.pattern=3:5"], r"model\.layers\.0.* has 16 inputs, which groups of 5"),
         (["method.allocation={*.nothing.weight:0.5}"], r"no layer is called '\*\.nothing"),
         (["method.allocation={*.up_proj.weight:2}"], "a sparsity of 2 does not lie"),
+        (["method.allocation={*.up_proj.weight:3:5}"], r"up_proj.* has 16 inputs, which groups of"),
         (["method.sparsity=0.9999"], "keeps 0: nothing is left"),
         (["task.segment_length=2000"], "'sums' has .* fewer than one calibration segment of 2000"),
         (["task.window=2000"], "text of 'sums' has .* fewer than one window of 2000"),

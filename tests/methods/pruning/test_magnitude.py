@@ -50,3 +50,26 @@ def test_layers_may_have_their_own_sparsity() -> None:
     }
     with pytest.raises(ConfigError, match="no layer is called 'upp'"):
         Magnitude(points=3, allocation={"upp": 0.5}).patterns({"up": (10, 10)})
+
+
+def test_layers_may_have_their_own_pattern_whatever_the_others_have() -> None:
+    method = Magnitude(points=3, pattern="2:4", allocation={"up": 0.6, "down": "1:4"})
+    shape = (8, 8)
+    found = method.patterns({"up": shape, "down": shape, "gate": shape})
+    assert found == {"up": Unstructured(0.6), "down": NM(1, 4), "gate": NM(2, 4)}
+
+
+@pytest.mark.parametrize("own", [1.5, 124, "4:2", "most"])
+def test_a_bad_allocation_names_its_layer(own) -> None:
+    with pytest.raises(ConfigError, match=r"method.allocation of '\*.up': "):
+        Magnitude(points=3, allocation={"*.up": own})
+
+
+@pytest.mark.parametrize("allocation", [0.5, [0.5, 0.6]])
+def test_an_allocation_that_is_no_table_is_refused(allocation) -> None:
+    with pytest.raises(ConfigError, match=r"method\.allocation=.* is no table"):
+        Magnitude(points=3, allocation=allocation)
+
+
+def test_without_data_there_is_nothing_to_say_of_calibration() -> None:
+    assert Magnitude(points=3).switches() == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_after_an_interrupt_the_same_command_goes_on_from_that_block(
             assert (now_there.st_ino, now_there.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     # Each block is stored once.
     assert not list(run.directory.glob("checkpoints/**/*.safetensors"))
+
+
+def test_the_cost_is_that_of_all_attempts(pruning, small_llama, tmp_path, monkeypatch):
+    words = pruning(small_llama, *MOSP)
+    once = frontrunner.run([*words, f"output={tmp_path / 'once'}"]).record["cost"]
+    words.append(f"output={tmp_path / 'twice'}")
+    with monkeypatch.context() as now:
+        strike(now, "pass-000-block-002.safetensors", KeyboardInterrupt())
+        assert cli.main(["run", *words]) == 130
+    first = json.loads((only_run(tmp_path / "twice") / "checkpoints" / "cost.json").read_text())
+    cost = frontrunner.run(words).record["cost"]
+    # Gram matrices of two blocks are not made again, their outputs are.
+    assert 0 < first["forward_passes"] < once["forward_passes"] < cost["forward_passes"]
+    for name in ("seconds", "calibration_seconds", "solve_seconds"):
+        assert 0 < first[name] < cost[name]
 
 
 def test_after_a_kill_the_same_command_goes_on(

@@ -121,3 +121,9 @@ def test_a_singular_matrix_is_named() -> None:
 def test_bad_settings_name_their_keys(settings, key) -> None:
     with pytest.raises(ConfigError, match=key):
         SparseGPT(points=3, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"pattern": "2:3"}, {"allocation": {"*": "2:3"}}])
+def test_blocks_hold_whole_groups(settings) -> None:
+    with pytest.raises(ConfigError, match=r"method.block=128 must be a multiple of M of 2:3"):
+        SparseGPT(points=3, **settings)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from frontrunner.methods.base import Method, choice, positive
+from frontrunner.methods.base import Method, choice, positive, whole
 from frontrunner.methods.merging.base import Array, merging_task, preferences_of
 from frontrunner.methods.merging.coefficients import Coefficients
 from frontrunner.methods.merging.entropy import entropies, entropy
@@ -70,10 +70,10 @@ class AdaMerging(Method):
         self.coefficients = choice("method.coefficients", coefficients, ("task", "layer"))
         self.plusplus, self.density = plusplus, share_of("method.density", density)
         self.initial, self.clamp = positive("method.initial", initial, zero=True), clamp
-        self.steps = int(positive("method.steps", steps))
-        self.batch_size = int(positive("method.batch_size", batch_size))
+        self.steps = whole("method.steps", steps)
+        self.batch_size = whole("method.batch_size", batch_size)
         self.learning_rate = positive("method.learning_rate", learning_rate)
-        self.rounds = int(positive("method.rounds", rounds))
+        self.rounds = whole("method.rounds", rounds)
         self.select = choice("method.select", select, ("entropy", "validation", "last"))
 
     def check(self, task: Task) -> None:

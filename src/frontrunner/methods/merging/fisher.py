@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from frontrunner.methods.base import choice, positive
+from frontrunner.methods.base import choice, positive, whole
 from frontrunner.methods.merging.base import Preferences
 from frontrunner.methods.merging.statistics import DataMerger, merged_parameters
 from frontrunner.pareto_sets.merged import Array, Rule
@@ -96,8 +96,8 @@ class FisherMerging(DataMerger):
         super().__init__(rule, points, preferences, samples, batch_size)
         self.seed = seed
         self.fisher = choice("method.fisher", fisher, ("expected", "empirical"))
-        self.exact_classes = int(positive("method.exact_classes", exact_classes, zero=True))
-        self.draws = int(positive("method.draws", draws))
+        self.exact_classes = whole("method.exact_classes", exact_classes, zero=True)
+        self.draws = whole("method.draws", draws)
         self.normalize = choice("method.normalize", normalize, ("expert", "none"))
 
     def switches(self) -> dict[str, Any]:

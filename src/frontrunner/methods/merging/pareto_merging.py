@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from frontrunner.errors import ConfigError
-from frontrunner.methods.base import Method, choice, positive
+from frontrunner.methods.base import Method, choice, whole
 from frontrunner.methods.merging.base import merging_task, preferences_of
 from frontrunner.methods.merging.coefficients import Coefficients
 from frontrunner.methods.merging.factors import Factors, Settings, differences
@@ -104,7 +104,7 @@ class ParetoMerging(Method):
             raise ConfigError(
                 f"method.joint={joint} needs method.base=null and an objective on data"
             )
-        self.rank = int(positive("method.rank", rank))
+        self.rank = whole("method.rank", rank)
         self.layers, self.vectors = list(layers), vectors
         self.initial = choice("method.initial", initial, ("zero", "tucker"))
         self.settings = Settings(

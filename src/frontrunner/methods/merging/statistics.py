@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frontrunner.errors import ConfigError, DataError
-from frontrunner.methods.base import positive
+from frontrunner.methods.base import whole
 from frontrunner.methods.merging.base import Merger, Preferences, merging_task, preferences_of
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.merged import MergedSet, Rule
@@ -45,8 +45,8 @@ class DataMerger(Merger):
         batch_size: int,
     ) -> None:
         super().__init__(rule, points, preferences)
-        self.samples = None if samples is None else int(positive("method.samples", samples))
-        self.batch_size = int(positive("method.batch_size", batch_size))
+        self.samples = None if samples is None else whole("method.samples", samples)
+        self.batch_size = whole("method.batch_size", batch_size)
 
     def check(self, task: Task) -> None:
         super().check(task)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from frontrunner.methods.base import choice, positive
+from frontrunner.methods.base import choice, positive, whole
 from frontrunner.methods.pruning.base import Calibration, Pruner
 from frontrunner.methods.pruning.blockwise import Group, Norm
 from frontrunner.sparse.admm import Schedule, Stopping, admm
@@ -35,7 +35,7 @@ class ALPS(Pruner):
         points: int,
         sparsity: float = 0.7,
         pattern: str = "unstructured",
-        allocation: Mapping[str, float] | None = None,
+        allocation: Mapping[str, float | str] | None = None,
         calibration: Calibration = "concatenated",
         norm: Norm = "none",
         batch: int = 8,
@@ -54,10 +54,10 @@ class ALPS(Pruner):
         choice("method.stopping", stopping, ("paper", "code"))
         self.schedule = Schedule(
             rho=positive("method.rho", rho),
-            limit=int(positive("method.limit", limit)),
+            limit=whole("method.limit", limit),
             stopping=stopping,
         )
-        self.refinement = int(positive("method.refinement", refinement, zero=True))
+        self.refinement = whole("method.refinement", refinement, zero=True)
 
     def switches(self) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frontrunner import files
 from frontrunner.errors import ConfigError, nearest
-from frontrunner.methods.base import Method, choice, positive
+from frontrunner.methods.base import Method, choice, whole
 from frontrunner.methods.pruning.blockwise import (
     Blockwise,
     Devices,
@@ -43,8 +45,9 @@ class Pruner(Method):
         points: size of the lattice of preferences.
         sparsity: share of zeros in every layer, in (0, 1).
         pattern: ``unstructured``, or N:M: N of every M inputs are kept, whatever ``sparsity``.
-        allocation: sparsities of layers that differ, by patterns of their names, such as
-            ``{"*.down_proj.weight": 0.6}``; the last that matches counts.
+        allocation: sparsities, or N:M, of layers that differ, by patterns of their names, such as
+            ``{"*.down_proj.weight": 0.6, "*.up_proj.weight": "2:4"}``; the last that matches
+            counts.
         calibration: ``concatenated`` (all objectives' data, one model), ``per_objective`` (a model
             for each objective, on its data alone) or ``weighted`` (a model for each preference, on
             Σ_j λ_j H_j: the expensive bound).
@@ -64,16 +67,22 @@ class Pruner(Method):
         points: int,
         sparsity: float = 0.7,
         pattern: str = "unstructured",
-        allocation: Mapping[str, float] | None = None,
+        allocation: Mapping[str, float | str] | None = None,
         calibration: Calibration = "concatenated",
         norm: Norm = "none",
         batch: int = 8,
     ) -> None:
-        self.points, self.sparsity, self.batch = points, sparsity, int(positive("batch", batch))
-        self.pattern = self.parse(pattern, sparsity)
-        self.allocation = {
-            str(name): self.parse(pattern, share) for name, share in (allocation or {}).items()
-        }
+        self.points, self.batch = points, whole("method.batch", batch)
+        self.pattern = self._parsed("method.sparsity and method.pattern", pattern, sparsity)
+        self.allocation: dict[str, Pattern] = {}
+        if not isinstance(allocation, Mapping | None):
+            raise ConfigError(
+                f"method.allocation={allocation} is no table, such as {{*.down_proj.weight: 0.6}}"
+            )
+        for name, own in (allocation or {}).items():
+            words, share = (own, sparsity) if isinstance(own, str) else ("unstructured", own)
+            key = f"method.allocation of '{name}'"
+            self.allocation[str(name)] = self._parsed(key, words, share)
         self.calibration = choice(
             "method.calibration", calibration, ("concatenated", "per_objective", "weighted")
         )
@@ -84,12 +93,15 @@ class Pruner(Method):
         """The supports that ``pattern`` and ``sparsity`` allow.
 
         Raises:
-            ConfigError: with the key named.
+            ConfigError: none do.
         """
+        return parse(pattern, sparsity)
+
+    def _parsed(self, key: str, pattern: str, sparsity: float) -> Pattern:
         try:
-            return parse(pattern, sparsity)
+            return self.parse(pattern, sparsity)
         except ConfigError as error:
-            raise ConfigError(f"method.sparsity and method.pattern: {error}") from None
+            raise ConfigError(f"{key}: {error}") from None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -105,7 +117,7 @@ class Pruner(Method):
             self.lattice(task.m)
 
     def switches(self) -> dict[str, Any]:
-        return {"calibration": self.calibration, "norm": self.norm}
+        return {"calibration": self.calibration, "norm": self.norm} if self.data else {}
 
     def lattice(self, m: int) -> Array:
         """(n, m): the simplex lattice, and equal preferences where they are not among it."""
@@ -122,17 +134,32 @@ class Pruner(Method):
         decoder = Decoder(task.network())
         patterns = self.patterns(decoder.shapes())
         segments = [task.calibration(k) for k in range(task.m)] if self.data else []
-        store = Store(runner.directory / "pareto_set", source(task.weights(), segments))
+        store = Store(
+            runner.directory / "pareto_set", source(task.weights(), task.template, segments)
+        )
         devices = Devices(runner.one_shot_devices)
         anchors = self.anchors(task.m)
-        with runner.one_shot(self.passes(anchors) * len(decoder)) as advance:
+        parts = self.passes(anchors) * len(decoder)
+        path = runner.checkpoint.with_name("cost.json")
+        earlier = files.read_json(path) if path.is_file() else {}  # of attempts that were killed
+        start = time.perf_counter()
+
+        def spent() -> dict[str, float]:
+            own = {"seconds": time.perf_counter() - start, "forward_passes": blockwise.passes}
+            own |= {f"{name}_seconds": seconds for name, seconds in blockwise.seconds.items()}
+            return {name: value + earlier.get(name, 0) for name, value in own.items()}
+
+        with runner.one_shot(parts, len(devices.names)) as advance:
+
+            def report() -> None:
+                advance()
+                files.write_json(path, spent())
+
             blockwise = Blockwise(
-                decoder, patterns, segments, devices, store, self.norm, self.batch, advance
+                decoder, patterns, segments, devices, store, self.norm, self.batch, report
             )
             self.go(blockwise, anchors)
-            runner.cost["forward_passes"] = blockwise.passes
-            for name, seconds in blockwise.seconds.items():
-                runner.cost[f"{name}_seconds"] = seconds
+        runner.cost.update(spent())
         preferences, interpolation = self.answers(anchors)
         return SparseSet(task, store, anchors, preferences, interpolation)
 
@@ -152,7 +179,9 @@ class Pruner(Method):
                 used: Sequence[int] = used,
             ) -> Mapping[str, Models]:
                 def one(group: Group, device: str) -> Mapping[str, Models]:
-                    gram = weighted(group.grams, p[list(used)], device) if used else None
+                    # Equal preferences give the sum of all data, one-hot ones an objective's own.
+                    shares = p[list(used)] / p.max()
+                    gram = weighted(group.grams, shares, device) if used else None
                     return self.solve(group, gram, device)
 
                 found: dict[str, Models] = {}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
@@ -306,9 +307,12 @@ class Blockwise:
         return copy.deepcopy(block).to(device)
 
 
-def source(weights: Weights, segments: Sequence[Tensor]) -> str:
-    """16 hex digits of a dense model and calibration segments: what blocks are pruned from."""
+def source(weights: Weights, template: Path | None, segments: Sequence[Tensor]) -> str:
+    """16 hex digits of a dense model, its ``config.json`` and calibration segments: what blocks are
+    pruned from."""
     h = hashlib.sha256(weights.digest().encode())
+    if template is not None:
+        h.update((template / "config.json").read_bytes())
     for ids in segments:
         h.update(f"{tuple(ids.shape)}".encode())
         h.update(ids.contiguous().numpy().tobytes())

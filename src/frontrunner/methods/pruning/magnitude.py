@@ -24,7 +24,7 @@ class Magnitude(Pruner):
         points: int,
         sparsity: float = 0.7,
         pattern: str = "unstructured",
-        allocation: Mapping[str, float] | None = None,
+        allocation: Mapping[str, float | str] | None = None,
     ) -> None:
         super().__init__(points, sparsity, pattern, allocation)
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from frontrunner.errors import ConfigError
-from frontrunner.methods.base import choice, positive
+from frontrunner.methods.base import choice, positive, whole
 from frontrunner.methods.pruning.alps import ALPS
 from frontrunner.methods.pruning.base import Array, weighted
 from frontrunner.methods.pruning.blockwise import Blockwise, Devices, Group, Norm, Stream
@@ -31,7 +31,7 @@ class MOSP(ALPS):
         scores: ``raw`` or ``scaled``, see `Interpolation`.
         refit: ``none``, ``pcg`` or ``admm``, see `Interpolation`. Gram matrices are then kept on
             disk: m c² numbers in float32 for each group of layers with c inputs.
-        keep_core: whether refits keep the core.
+        keep_core: whether models that are not stored keep the core (as printed).
         refit_steps: of conjugate gradients in a refit.
         refit_iterations: of ADMM in a refit.
         refit_rho: ρ of ADMM in a refit at the start.
@@ -48,7 +48,7 @@ class MOSP(ALPS):
         points: int,
         sparsity: float = 0.7,
         pattern: str = "unstructured",
-        allocation: Mapping[str, float] | None = None,
+        allocation: Mapping[str, float | str] | None = None,
         norm: Norm = "none",
         batch: int = 8,
         damping: float = 0.01,
@@ -98,15 +98,15 @@ class MOSP(ALPS):
             scores=scores,
             refit=refit,
             keep_core=keep_core,
-            steps=int(positive("method.refit_steps", refit_steps)),
-            iterations=int(positive("method.refit_iterations", refit_iterations)),
+            steps=whole("method.refit_steps", refit_steps),
+            iterations=whole("method.refit_iterations", refit_iterations),
             rho=positive("method.refit_rho", refit_rho),
             damping=self.damping,
             ridge=self.ridge,
             scaled=scaled,
         )
         self.task_rho = positive("method.task_rho", task_rho)
-        self.task_steps = int(positive("method.task_steps", task_steps, zero=True))
+        self.task_steps = whole("method.task_steps", task_steps, zero=True)
         self.prefix = choice("method.prefix", prefix, ("primary", "task"))
 
     def switches(self) -> dict[str, Any]:
@@ -115,6 +115,7 @@ class MOSP(ALPS):
             "core": self.core,
             "scores": self.interpolation.scores,
             "refit": self.interpolation.refit,
+            "core kept": self.interpolation.keep_core,
             "prefix": self.prefix,
         }
 

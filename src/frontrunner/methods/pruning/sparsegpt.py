@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frontrunner.errors import ConfigError, DataError
-from frontrunner.methods.base import choice, positive
+from frontrunner.methods.base import choice, positive, whole
 from frontrunner.methods.pruning.base import Calibration, Pruner
 from frontrunner.methods.pruning.blockwise import Group, Norm
 from frontrunner.sparse.patterns import NM, Blocks, Pattern, Unstructured, largest
@@ -35,7 +35,7 @@ class SparseGPT(Pruner):
         points: int,
         sparsity: float = 0.7,
         pattern: str = "unstructured",
-        allocation: Mapping[str, float] | None = None,
+        allocation: Mapping[str, float | str] | None = None,
         calibration: Calibration = "concatenated",
         norm: Norm = "none",
         batch: int = 8,
@@ -43,15 +43,15 @@ class SparseGPT(Pruner):
         damping: float = 0.01,
         rounding: Literal["exact", "truncate"] = "exact",
     ) -> None:
-        self.block = int(positive("method.block", block))
+        self.block = whole("method.block", block)
         self.rounding = choice("method.rounding", rounding, ("exact", "truncate"))
         super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
-        if isinstance(self.pattern, NM) and self.block % self.pattern.m:
-            raise ConfigError(f"method.block={block} must be a multiple of M of {pattern}")
         self.damping = positive("method.damping", damping, zero=True)
 
     def parse(self, pattern: str, sparsity: float) -> Pattern:
         found = super().parse(pattern, sparsity)
+        if isinstance(found, NM) and self.block % found.m:
+            raise ConfigError(f"method.block={self.block} must be a multiple of M of {found}")
         if isinstance(found, Unstructured) and self.rounding == "truncate":
             return Blocks(found.sparsity, self.block)
         return found

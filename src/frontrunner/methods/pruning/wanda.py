@@ -29,7 +29,7 @@ class Wanda(Pruner):
         points: int,
         sparsity: float = 0.7,
         pattern: str = "unstructured",
-        allocation: Mapping[str, float] | None = None,
+        allocation: Mapping[str, float | str] | None = None,
         calibration: Calibration = "concatenated",
         norm: Norm = "none",
         batch: int = 8,
