@@ -17,6 +17,14 @@ from frontrunner.errors import ConfigError, FrontrunnerError, first_line, neares
 NOT_IDENTITY = ("output", "fresh", "logger", "label", "runner.progress", "runner.profiler")
 
 
+def _level(pattern: Any, sparsity: Any) -> str:
+    """How sparse, for labels: ``0.7``, or ``2of4`` for 2:4, which is no name for a folder."""
+    return str(pattern).replace(":", "of") if ":" in str(pattern) else str(sparsity)
+
+
+OmegaConf.register_new_resolver("level", _level, replace=True)
+
+
 def conf_dir() -> Path:
     """The configuration tree: inside the installed package, or beside ``src/`` in a checkout."""
     package = Path(__file__).resolve().parent

@@ -97,6 +97,8 @@ def load(directory: str | os.PathLike[str]) -> Run:
     record = manifest.RunRecord.read(folder).data
     if record["status"] != "done":
         raise RunError(f"{folder}: the run is {record['status']}, not done")
+    if not (folder / "front.json").is_file():
+        raise RunError(f"{folder / 'front.json'} is missing; run again with fresh=true")
     config = configuration.load(folder / "config.yaml")
     return Run(folder, config, Front.load(folder / "front.json"), record)
 

@@ -323,3 +323,23 @@ def test_markdown_tables_survive_any_label() -> None:
     assert "<script>" not in "".join(lines)
     first = lines[: lines.index(next(x for x in lines if x.startswith("| c"))) + 1]
     assert len({x.replace("\\|", "").count("|") for x in first}) == 1
+
+
+def test_the_model_before_pruning_is_named_where_all_fronts_agree():
+    def entries(*dense):
+        fronts = [
+            Front(
+                (Objective("a"), Objective("b")),
+                np.array([[1.0, 2.0], [2.0, 1.0 + k]]),
+                reference_point=np.array([3.0, 3.0]),
+                info={"label": str(k), "seed": 0, "dense": said},
+            )
+            for k, said in enumerate(dense)
+        ]
+        return Entries([Entry(f, str(k), 0, Path(str(k))) for k, f in enumerate(fronts)])
+
+    same = compare(entries({"a": 0.5, "b": 0.25}, {"a": 0.5, "b": 0.25}))
+    assert "before pruning: a 0.5, b 0.25" in same.table()
+    other = compare(entries({"a": 0.5, "b": 0.25}, {"a": 0.6, "b": 0.25}))
+    assert other.dense is None
+    assert "before pruning" not in other.table()

@@ -235,7 +235,7 @@ def test_parsing() -> None:
 @pytest.mark.parametrize("bad", [0, 1, -0.1, 1.5, math.nan, None, "half", True])
 def test_sparsities_outside_0_to_1_are_refused(bad) -> None:
     for make in (Unstructured, Rows, lambda share: Blocks(share, 8)):
-        with pytest.raises(ConfigError, match="between 0 and 1"):
+        with pytest.raises(ConfigError, match="above 0 and below 1"):
             make(bad)
 
 

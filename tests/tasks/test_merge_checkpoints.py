@@ -376,8 +376,8 @@ def test_nan_weights_are_named(folders):
         ({"windows": {"test": 0}}, "task.windows.test=0"),
         ({"windows": {"train": None}}, "nothing to learn"),
         ({"architecture": "causal"}, "did you mean 'causal_lm'"),
-        ({"llama": {"vocabulary": 100}}, "task.llama.vocabulary=100"),
-        ({"llama": {"width": 30}}, "task.llama.width=30"),
+        ({"llama": {"vocabulary": 100}}, "vocabulary=100"),
+        ({"llama": {"width": 30}}, "width=30"),
         ({"llama": {"base_steps": 0}}, "needs positive numbers"),
     ],
 )

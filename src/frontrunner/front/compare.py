@@ -94,6 +94,7 @@ def compare(
         baseline=baseline,
         **options,
         skipped=entries.skipped,
+        dense=_dense(entries),
     )
     return caveats.add(result, entries, notes)
 
@@ -120,7 +121,8 @@ def _distinct(entries: Sequence[Entry]) -> tuple[Entries, list[str]]:
         else:
             raise FrontError(
                 f"two different fronts are labelled '{entry.label}' with seed {entry.seed}: "
-                f"{other.path} and {entry.path}; name one of them, or label them differently"
+                f"{other.path} and {entry.path}; name one of them, or label runs differently "
+                "(label='a-${method.sparsity}', say)"
             )
     return kept, notes
 
@@ -145,6 +147,14 @@ def _common(entries: Sequence[Entry], key: str, *, refuse: bool = True) -> str |
             f"fronts of different {key}s cannot be compared: '{a}' ({first}) and '{b}' ({second})"
         )
     return next(iter(said), None)
+
+
+def _dense(entries: Sequence[Entry]) -> dict[str, float] | None:
+    """What all fronts say of the model before pruning; None if they do not agree."""
+    said = [entry.front.info.get("dense") for entry in entries]
+    if not all(isinstance(x, Mapping) and x == said[0] for x in said):
+        return None
+    return {str(name): float(value) for name, value in said[0].items()}  # type: ignore[union-attr]
 
 
 def _same_limit(entries: Sequence[Entry]) -> None:

@@ -125,6 +125,7 @@ class Comparison:
         warnings: what may make the comparison unfair or weak.
         conclusions: what may be concluded, in words.
         skipped: runs that were found but left out.
+        dense: the objectives of the model before it was pruned, by name, where all fronts agree.
     """
 
     objectives: tuple[Objective, ...]
@@ -147,6 +148,7 @@ class Comparison:
     warnings: tuple[str, ...] = ()
     conclusions: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    dense: Mapping[str, float] | None = None
 
     @property
     def indicators(self) -> tuple[Indicator, ...]:

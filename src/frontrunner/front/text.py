@@ -120,7 +120,9 @@ def conventions(c: Comparison, *, mark: str = "*") -> list[str]:
     }[c.reference_source]
     objectives = [o.label for o in c.objectives]
     seeds = sorted({s for g in c.groups for s in g.seeds})
+    dense = [f"{name} {number(value)}" for name, value in (c.dense or {}).items()]
     return [
+        *([f"before pruning: {', '.join(dense)}"] if dense else []),
         f"objectives: {', '.join(objectives)}"
         + (f"; task: {c.task}" if c.task else "")
         + (f"; evaluator: {c.evaluator}" if c.evaluator else ""),

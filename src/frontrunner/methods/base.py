@@ -54,6 +54,17 @@ def positive(name: str, value: float, *, zero: bool = False) -> float:
     return value
 
 
+def switch(name: str, value: bool) -> bool:
+    """Return ``value`` if it is true or false.
+
+    Raises:
+        ConfigError: it is not; the message names the key.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value} must be true or false")
+    return value
+
+
 def whole(name: str, value: float, *, zero: bool = False) -> int:
     """Return ``value`` as a whole number of at least 1 (or 0 when ``zero``).
 

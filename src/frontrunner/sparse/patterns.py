@@ -73,7 +73,10 @@ class Unstructured(Pattern):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.sparsity, int | float) and 0 < self.sparsity < 1):
-            raise ConfigError(f"a sparsity of {self.sparsity} does not lie between 0 and 1")
+            raise ConfigError(
+                f"a sparsity of {self.sparsity} must be above 0 and below 1, such as 0.7 "
+                "(in YAML, N:M is written in quotes)"
+            )
 
     def __str__(self) -> str:
         return repr(float(self.sparsity))

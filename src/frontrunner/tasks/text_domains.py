@@ -119,7 +119,14 @@ class TextDomains(PruningTask, LanguageTask):
         """
         for source in self.sources.values():
             source.check()
-        if isinstance(self.source, HubModel):
+        if not isinstance(self.source, HubModel):
+            known = tiny_llama.positions(self.window)
+            if self.length > known:
+                raise ConfigError(
+                    f"task.segment_length={self.length} must be at most {known}, the positions "
+                    "that the tiny Llama knows"
+                )
+        else:
             _check_folder(self.folder, max(self.window, self.length))
 
     # ------------------------------------------------------------------ the model

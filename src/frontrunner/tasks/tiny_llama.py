@@ -71,11 +71,11 @@ class TinyLlama:
                 "model.optimizer=muon, or null"
             )
         if not 512 <= self.vocabulary <= 4096:
-            raise ConfigError(f"task.llama.vocabulary={self.vocabulary} must be 512 to 4096")
+            raise ConfigError(f"a tiny Llama's vocabulary={self.vocabulary} must be 512 to 4096")
         if min(self.layers, self.heads) < 1 or self.width % (2 * self.heads):
             raise ConfigError(
-                f"task.llama.width={self.width} must be a multiple of 2 x heads ({self.heads}), "
-                "with at least one layer and head"
+                f"a tiny Llama's width={self.width} must be a multiple of 2 x heads={self.heads}, "
+                f"with at least one head and layer (layers={self.layers})"
             )
         self.recipes()
 
@@ -133,7 +133,8 @@ def checkpoints(
     folders = [kept / name for name in ("base", *(texts if experts else ()))]
     missing = [folder for folder in folders if not is_whole(folder)]
     if missing:
-        print(f"training {len(missing)} tiny language models once", file=sys.stderr, flush=True)
+        plural = "s" if len(missing) > 1 else ""
+        print(f"training {len(missing)} tiny language model{plural} once", file=sys.stderr)
         with one_thread():
             _train_missing(folders, texts, settings, window, held_out, seed)
     return folders
@@ -248,6 +249,11 @@ def plain_ids(tokenizer: Any) -> Callable[[str], list[int]]:
     return lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
+def positions(window: int) -> int:
+    """Tokens that a model trained on such windows can read at once."""
+    return max(512, window)
+
+
 def llama_config(settings: TinyLlama, window: int) -> Any:
     """The architecture, with untied embeddings."""
     from transformers import LlamaConfig
@@ -259,7 +265,7 @@ def llama_config(settings: TinyLlama, window: int) -> Any:
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
-        max_position_embeddings=max(512, window),
+        max_position_embeddings=positions(window),
         tie_word_embeddings=False,
         bos_token_id=0,
         eos_token_id=1,

@@ -36,6 +36,10 @@ PACKAGES = (
     "numpy",
     "moocore",
     "wandb",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "lm-eval",
 )
 FIELDS = (
     "schema_version",

@@ -148,14 +148,14 @@ def untouched(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method.sparsity=1.5"], r"a sparsity of 1\.5 does not lie between 0 and 1"),
-        (["method.sparsity=0"], "a sparsity of 0 does not lie between 0 and 1"),
+        (["method.sparsity=1.5"], r"a sparsity of 1\.5 must be above 0 and below 1"),
+        (["method.sparsity=0"], "a sparsity of 0 must be above 0 and below 1"),
         (["method.pattern=4:4"], "pattern 4:4 .*needs 0 < N < M"),
         (["method.pattern=5:4"], "pattern 5:4 .*needs 0 < N < M"),
         (["method.pattern=half"], "pattern 'half' is neither unstructured nor N:M"),
         (["method.pattern=3:5"], r"model\.layers\.0.* has 16 inputs, which groups of 5"),
         (["method.allocation={*.nothing.weight:0.5}"], r"no layer is called '\*\.nothing"),
-        (["method.allocation={*.up_proj.weight:2}"], "a sparsity of 2 does not lie"),
+        (["method.allocation={*.up_proj.weight:2}"], "a sparsity of 2 must be"),
         (["method.allocation={*.up_proj.weight:3:5}"], r"up_proj.* has 16 inputs, which groups of"),
         (["method.sparsity=0.9999"], "keeps 0: nothing is left"),
         (["task.segment_length=2000"], "'sums' has .* fewer than one calibration segment of 2000"),

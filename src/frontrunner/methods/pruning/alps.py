@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from frontrunner.methods.base import choice, positive, whole
+from frontrunner.methods.base import choice, positive, switch, whole
 from frontrunner.methods.pruning.base import Calibration, Pruner
 from frontrunner.methods.pruning.blockwise import Group, Norm
 from frontrunner.sparse.admm import Schedule, Stopping, admm
@@ -50,7 +50,7 @@ class ALPS(Pruner):
         super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
         self.damping = positive("method.damping", damping, zero=True)
         self.ridge: Ridge = choice("method.ridge", ridge, ("mean", "trace"))  # type: ignore[assignment]
-        self.scaled = scaled
+        self.scaled = switch("method.scaled", scaled)
         choice("method.stopping", stopping, ("paper", "code"))
         self.schedule = Schedule(
             rho=positive("method.rho", rho),

@@ -208,7 +208,8 @@ class Pruner(Method):
             matched = fnmatch.filter(shapes, name)
             if not matched:
                 raise ConfigError(
-                    f"method.allocation: no layer is called '{name}'{nearest(name, shapes)}"
+                    f"method.allocation: no layer is called '{name}'"
+                    f"{nearest(name, shapes) or f'; one is {next(iter(shapes))}'}"
                 )
             found.update(dict.fromkeys(matched, pattern))
         for name, pattern in found.items():

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from frontrunner.errors import ConfigError
-from frontrunner.methods.base import choice, positive, whole
+from frontrunner.methods.base import choice, positive, switch, whole
 from frontrunner.methods.pruning.alps import ALPS
 from frontrunner.methods.pruning.base import Array, weighted
 from frontrunner.methods.pruning.blockwise import Blockwise, Devices, Group, Norm, Stream
@@ -97,7 +97,7 @@ class MOSP(ALPS):
             power=positive("method.power", power),
             scores=scores,
             refit=refit,
-            keep_core=keep_core,
+            keep_core=switch("method.keep_core", keep_core),
             steps=whole("method.refit_steps", refit_steps),
             iterations=whole("method.refit_iterations", refit_iterations),
             rho=positive("method.refit_rho", refit_rho),
