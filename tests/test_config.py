@@ -192,6 +192,19 @@ def test_a_method_of_ones_own_starts_from_any_pruning_method(parent, tmp_path, m
     assert own == theirs
 
 
+def test_a_method_of_ones_own_starts_from_any_merging_method(tmp_path, monkeypatch):
+    folder = tmp_path / "conf/method/merging"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for parent in configuration.options("method"):
+        if parent.startswith("merging/"):
+            text = f"# @package _global_\ndefaults: [{parent}, _self_]\nlabel: mine\n"
+            (folder / "mine.yaml").write_text(text, encoding="utf-8")
+            own = configuration.compose(["task=merge_digits", "method=merging/mine"])
+            theirs = configuration.compose(["task=merge_digits", f"method={parent}", "label=mine"])
+            assert own == theirs, parent
+
+
 def test_in_a_sweep_of_methods_their_own_keys_become_choices_of_one():
     words = [
         "method=pruning/wanda,pruning/alps",
