@@ -243,6 +243,8 @@ def _follow(config: DictConfig, directory: Path) -> Run:
         if is_complete(directory / "pareto_set"):
             raise SystemExit(0)
     task, method, _ = build(config)
+    if not method.distributed:
+        raise SystemExit(0)
     seed_everything(config.seed)
     runner = configuration.build(
         config.runner, directory=directory, seed=config.seed, progress="none"

@@ -13,7 +13,14 @@ from frontrunner.tasks.base import Task
 
 
 class Method(ABC):
-    """An algorithm that turns a task into a Pareto set. It never sees the test split."""
+    """An algorithm that turns a task into a Pareto set. It never sees the test split.
+
+    Attributes:
+        distributed: whether the other processes of a distributed run have a part in it; if not,
+            they end before it begins.
+    """
+
+    distributed = True
 
     def check(self, task: Task) -> None:  # noqa: B027 - most methods take every task
         """Fail before anything is spent if this method cannot take this task.

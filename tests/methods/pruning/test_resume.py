@@ -169,3 +169,14 @@ def test_blocks_of_a_model_that_has_changed_since_are_refused(
     with pytest.raises(RunError, match=r"block-000.* was pruned from another model .*fresh=true"):
         frontrunner.run(words)
     assert frontrunner.run([*words, "fresh=true"]).front.values.shape == (1, 2)
+
+
+def test_other_processes_of_a_job_leave_pruning_to_the_first(
+    pruning, small_llama, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as caught:
+        frontrunner.run(pruning(small_llama, "method=pruning/magnitude"))
+    assert caught.value.code == 0
+    assert not any(tmp_path.rglob("*.safetensors"))

@@ -61,6 +61,8 @@ class Pruner(Method):
 
     # Whether calibration data are needed.
     data = True
+    # One process uses all its devices.
+    distributed = False
 
     def __init__(
         self,
