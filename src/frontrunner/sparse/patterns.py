@@ -45,9 +45,11 @@ class Pattern(ABC):
         self, scores: Tensor, support: Tensor, share: float, near: float = 0.0
     ) -> tuple[Tensor, float]:
         """(d, c) bool: about ``share`` of ``support``, where scores are largest; see `select`."""
-        # Outside the support no score can be chosen while one inside is left.
-        inside = scores.masked_fill(~support, -1.0)
-        return largest(inside, round(share * self.kept(_shape(scores))), near)
+        # Among those inside alone: selection is slow where many scores are equal.
+        inside, limit = largest(scores[support], round(share * self.kept(_shape(scores))), near)
+        mask = torch.zeros_like(support)
+        mask[support] = inside
+        return mask, limit
 
     def check(self, name: str, shape: tuple[int, int]) -> None:
         """Refuse a matrix that the pattern does not fit.
