@@ -32,6 +32,7 @@ from frontrunner.front.points import PointLog
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.tasks import causal_lm
 from frontrunner.tasks.base import Task
+from frontrunner.tasks.language import LanguageTask
 
 FOLDER = "lm_eval"  # in a run's directory: frontrunner's own tasks, and samples
 
@@ -119,7 +120,7 @@ class LmEval(Evaluator):
             ConfigError: no language model, lm-eval is missing, or a task, metric or filter is.
             DataError: a task whose data cannot be had.
         """
-        if not hasattr(task, "tokenizer") or not getattr(task, "has_data", True):
+        if not isinstance(task, LanguageTask) or not task.measures():
             raise ConfigError(
                 f"task '{task.name}' builds no language model with a tokenizer, which "
                 "evaluator=lm_eval needs"
@@ -270,7 +271,8 @@ class LmEval(Evaluator):
     def _tokens(self, task: Task) -> tuple[Any, str]:
         """The tokenizer and its hash, which is taken before lm-eval sets padding in it."""
         if self._tokenizer is None or self._tokenizer[0] is not task:
-            tokenizer = task.tokenizer()  # type: ignore[attr-defined]
+            assert isinstance(task, LanguageTask)
+            tokenizer = task.tokenizer()
             self._tokenizer = (task, tokenizer, tokenizer_digest(tokenizer))
         return self._tokenizer[1:]
 

@@ -22,6 +22,7 @@ from torch import nn
 from frontrunner import files
 from frontrunner.errors import RunError
 from frontrunner.weights.networks import named_state
+from frontrunner.weights.source import digest_of
 
 _FORMAT = 1  # changes with what a score means, so that older ones are not found
 
@@ -39,10 +40,7 @@ def network_digest(network: nn.Module) -> str:
         settings = config.to_dict() if config is not None else {}
         settings.pop("_name_or_path", None)  # where it was read from
         h.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(named_state(network).items()):
-        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        h.update(flat.view(torch.uint8).numpy().data)
+    h.update(digest_of(named_state(network).items()).encode())
     return h.hexdigest()
 
 

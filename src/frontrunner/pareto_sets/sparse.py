@@ -20,7 +20,7 @@ from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.preferences import Kind
 from frontrunner.sparse.admm import Job, follow
 from frontrunner.sparse.patterns import pattern_of
-from frontrunner.sparse.quadratic import Quadratic, Ridge, refine
+from frontrunner.sparse.quadratic import Quadratic, Ridge, refine, weighted
 from frontrunner.sparse.store import Block, Pruned, Store
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.pruning import PruningTask
@@ -204,12 +204,9 @@ class SparseSet(ParetoSet):
 
     def _problem(self, block: Block, group: str, p: Array, rule: Interpolation) -> Quadratic:
         """H_λ of the layers of a group, at equal preferences that of all data."""
-        matrix: Tensor | None = None
-        for j, share in enumerate((p / p.max()).tolist()):
-            if share > 0:
-                term = block.gram(group, j).to(self._device)
-                matrix = share * term if matrix is None else matrix.add_(term, alpha=share)
-        assert matrix is not None
+        used = [j for j in range(len(p)) if p[j] > 0]
+        grams = (block.gram(group, j) for j in used)
+        matrix = weighted(grams, p[used] / p.max(), self._device)
         what = f"the Gram matrix of {group} at {p.round(4).tolist()}"
         return Quadratic(matrix, rule.damping, rule.ridge, rule.scaled, what)
 

@@ -28,7 +28,6 @@ class Pattern(ABC):
     def kept(self, shape: tuple[int, int]) -> int:
         """Entries that are kept of a matrix of this shape."""
 
-    @abstractmethod
     def select(
         self, scores: Tensor, core: Tensor | None = None, near: float = 0.0
     ) -> tuple[Tensor, float]:
@@ -40,6 +39,13 @@ class Pattern(ABC):
             near: what the selection from similar scores returned beside its mask, which makes this
                 one quicker; 0 if there was none.
         """
+        if core is not None:
+            scores = scores.masked_fill(core, math.inf)
+        return self._best(scores, near)
+
+    @abstractmethod
+    def _best(self, scores: Tensor, near: float) -> tuple[Tensor, float]:
+        """`select` without a core."""
 
     def core(
         self, scores: Tensor, support: Tensor, share: float, near: float = 0.0
@@ -90,15 +96,18 @@ class Unstructured(Pattern):
     def select(
         self, scores: Tensor, core: Tensor | None = None, near: float = 0.0
     ) -> tuple[Tensor, float]:
-        kept = self.kept(_shape(scores))
         if core is None:
-            return largest(scores, kept, near)
+            return self._best(scores, near)
+        kept = self.kept(_shape(scores))
         # Among the others alone: selection is slow where many scores are equal.
         outside = ~core
         others, limit = largest(scores[outside], kept - int(core.count_nonzero()), near)
         mask = core.clone()
         mask[outside] = others
         return mask, limit
+
+    def _best(self, scores: Tensor, near: float) -> tuple[Tensor, float]:
+        return largest(scores, self.kept(_shape(scores)), near)
 
 
 @dataclass(frozen=True)
@@ -120,11 +129,7 @@ class NM(Pattern):
     def kept(self, shape: tuple[int, int]) -> int:
         return math.prod(shape) // self.m * self.n
 
-    def select(
-        self, scores: Tensor, core: Tensor | None = None, near: float = 0.0
-    ) -> tuple[Tensor, float]:
-        if core is not None:
-            scores = scores.masked_fill(core, math.inf)
+    def _best(self, scores: Tensor, near: float) -> tuple[Tensor, float]:
         groups = scores.reshape(-1, self.m)
         # A stable order keeps the first of equal scores.
         chosen = groups.argsort(dim=1, descending=True, stable=True)[:, : self.n]
@@ -170,11 +175,7 @@ class Rows(Pattern):
             return shape[0] * (shape[1] - int(shape[1] * self.sparsity))
         return Unstructured(self.sparsity).kept(shape)
 
-    def select(
-        self, scores: Tensor, core: Tensor | None = None, near: float = 0.0
-    ) -> tuple[Tensor, float]:
-        if core is not None:
-            scores = scores.masked_fill(core, math.inf)
+    def _best(self, scores: Tensor, near: float) -> tuple[Tensor, float]:
         rows = len(scores)
         fewest, more = divmod(self.kept(_shape(scores)), rows)
         ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
@@ -202,11 +203,7 @@ class Blocks(Pattern):
         sizes = [rows * min(self.width, columns - i) for i in range(0, columns, self.width)]
         return sum(max(n - int(n * self.sparsity) - 1, 0) for n in sizes)
 
-    def select(
-        self, scores: Tensor, core: Tensor | None = None, near: float = 0.0
-    ) -> tuple[Tensor, float]:
-        if core is not None:
-            scores = scores.masked_fill(core, math.inf)
+    def _best(self, scores: Tensor, near: float) -> tuple[Tensor, float]:
         parts = scores.split(self.width, dim=1)
         return torch.cat([largest(x, self.kept(_shape(x)))[0] for x in parts], dim=1), 0.0
 

@@ -11,6 +11,7 @@ place of W and H, where s = √diag(H), so that H' has a unit diagonal.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Literal
 
@@ -108,6 +109,19 @@ class Quadratic:
         """f(W) of unscaled weights (d, c)."""
         change = self.scaled(weight) - self.scaled(dense)
         return float(((change @ self.matrix).double() * change.double()).sum())
+
+
+def weighted(
+    grams: Iterable[Tensor], weights: Iterable[float], device: torch.device | str
+) -> Tensor:
+    """Σ_j λ_j H_j (c, c) on a device, of one Gram matrix or more; one at a time is looked at."""
+    total: Tensor | None = None
+    for gram, weight in zip(grams, weights, strict=True):
+        if total is None:
+            total = torch.zeros_like(gram, device=device)
+        total.add_(gram.to(device), alpha=float(weight))
+    assert total is not None
+    return total
 
 
 def refine(

@@ -1,8 +1,7 @@
 """Training a small language model in few steps: Muon for matrices, Adam for the rest.
 
 Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) moves a matrix by its momentum with
-all singular values made about equal. Models of this size then learn from about half the tokens that
-AdamW takes.
+all singular values made about equal.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class TinyLlama:
         base_steps, expert_steps: mini-batches; one of the base holds windows of every domain.
         learning_rate, expert_learning_rate: the largest, of base and experts.
         batch_size: samples of a domain per mini-batch.
-        optimizer: ``adamw`` on windows, or ``muon`` on samples that start anywhere, which takes far
-            fewer tokens (`frontrunner.tasks.llama_training`).
+        optimizer: ``adamw`` on windows, or ``muon`` on samples that start anywhere
+            (`frontrunner.tasks.llama_training`).
         sample_length: tokens of a sample; None takes a window's. It needs ``muon``.
         digits: whether every digit of a number is a token of its own, as in Llama 2.
     """

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from frontrunner.methods.base import choice, positive, switch, whole
-from frontrunner.methods.pruning.base import Calibration, Pruner
-from frontrunner.methods.pruning.blockwise import Group, Norm
+from frontrunner.methods.pruning.base import Pruner
+from frontrunner.methods.pruning.blockwise import Group
 from frontrunner.sparse.admm import Schedule, Stopping, admm
 from frontrunner.sparse.quadratic import Quadratic, Ridge, refine
 from frontrunner.sparse.store import Models
@@ -33,12 +33,6 @@ class ALPS(Pruner):
     def __init__(
         self,
         points: int,
-        sparsity: float = 0.7,
-        pattern: str = "unstructured",
-        allocation: Mapping[str, float | str] | None = None,
-        calibration: Calibration = "concatenated",
-        norm: Norm = "none",
-        batch: int = 8,
         damping: float = 0.01,
         ridge: Ridge = "mean",
         scaled: bool = True,
@@ -46,8 +40,9 @@ class ALPS(Pruner):
         limit: int = 300,
         stopping: Stopping = "paper",
         refinement: int = 10,
+        **shared: Any,
     ) -> None:
-        super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
+        super().__init__(points, **shared)
         self.damping = positive("method.damping", damping, zero=True)
         self.ridge: Ridge = choice("method.ridge", ridge, ("mean", "trace"))  # type: ignore[assignment]
         self.scaled = switch("method.scaled", scaled)

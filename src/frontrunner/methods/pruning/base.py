@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from frontrunner.pareto_sets.sparse import Interpolation, SparseSet
 from frontrunner.preferences import grid, with_uniform
 from frontrunner.runner.runner import Runner
 from frontrunner.sparse.patterns import Pattern, parse
+from frontrunner.sparse.quadratic import weighted
 from frontrunner.sparse.store import Models, Store
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.pruning import PruningTask
@@ -228,12 +228,3 @@ def pruning_task(task: Task) -> PruningTask:
     if not isinstance(task, PruningTask):
         raise ConfigError(f"task '{task.name}' has no model to prune; use task=text_domains")
     return task
-
-
-def weighted(grams: Sequence[Tensor], weights: Sequence[float] | Array, device: str) -> Tensor:
-    """Σ_j λ_j H_j (c, c) on a device."""
-    total = torch.zeros_like(grams[0], device=device)
-    for gram, weight in zip(grams, weights, strict=True):
-        if weight > 0:
-            total.add_(gram.to(device), alpha=float(weight))
-    return total

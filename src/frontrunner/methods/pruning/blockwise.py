@@ -164,12 +164,13 @@ class Blockwise:
         for b in range(total):
             block = self.decoder.blocks[b]
             dense = {layer.name: layer.weight(block).clone() for layer in self.decoder.layers[b]}
+            replicas = self._replicas(b) if streams else []
             if not done[b]:
-                self._prune(number, b, anchors, streams, hidden, solve, keep_grams)
+                self._prune(number, b, anchors, streams, hidden, solve, keep_grams, replicas)
             start = time.perf_counter()
             # What no later block is pruned with need not be sent on.
-            if not all(done[b + 1 :]):
-                self._forward(number, b, anchors, streams, hidden)
+            if streams and not all(done[b + 1 :]):
+                self._forward(number, b, anchors, streams, hidden, replicas)
             for layer in self.decoder.layers[b]:
                 layer.weight(block).copy_(dense[layer.name])
             self.seconds["calibration"] += time.perf_counter() - start
@@ -190,6 +191,7 @@ class Blockwise:
         hidden: Mapping[Stream, list[Tensor]],
         solve: Solve,
         keep_grams: bool,
+        replicas: Sequence[nn.Module],
     ) -> None:
         block, layers = self.decoder.blocks[b], self.decoder.layers[b]
         start = time.perf_counter()
@@ -197,7 +199,7 @@ class Blockwise:
             assert self.decoder.probe is not None
             few, calls = self.decoder.probe
             members = self.decoder.groups(b, few, calls[b])
-            sums = [self._grams(b, s, members, hidden[s]) for s in streams]
+            sums = [self._grams(b, s, members, hidden[s], replicas) for s in streams]
             _refuse_overflow(members, streams, sums)
         else:
             members, sums = [[layer] for layer in layers], []
@@ -234,14 +236,19 @@ class Blockwise:
         )
 
     def _grams(
-        self, b: int, stream: Stream, members: Sequence[Sequence[Layer]], hidden: Sequence[Tensor]
+        self,
+        b: int,
+        stream: Stream,
+        members: Sequence[Sequence[Layer]],
+        hidden: Sequence[Tensor],
+        replicas: Sequence[nn.Module],
     ) -> list[Tensor]:
         """XᵀX of each group of layers, on the first device; batches are divided over devices."""
         calls = self._start(stream)[1]
         count = len(self.devices.names)
 
         def part(k: int, device: str) -> list[Tensor]:
-            block = self._on(b, device)
+            block = replicas[k]
             sums: list[Tensor] = [torch.empty(0)] * len(members)
             handles = [
                 group[0].module(block).register_forward_pre_hook(_adds(sums, g))
@@ -275,21 +282,21 @@ class Blockwise:
         anchors: Sequence[int],
         streams: Sequence[Stream],
         hidden: dict[Stream, list[Tensor]],
+        replicas: Sequence[nn.Module],
     ) -> None:
         """Send every stream through its model's pruned block."""
-        if not streams:
-            return
         stored = self.store.open(self.store.path(number, b))
         known = {layer.name: layer for layer in stored.layers}
         count = len(self.devices.names)
         for model in sorted({s.model for s in streams}):
             for layer in self.decoder.layers[b]:
                 weight = stored.weight(known[layer.name], anchors[model])
-                layer.weight(self.decoder.blocks[b]).copy_(weight)
+                for block in replicas:
+                    layer.weight(block).copy_(weight)
             own = [s for s in streams if s.model == model]
 
             def part(k: int, device: str, own: Sequence[Stream] = own) -> None:
-                block = self._on(b, device)
+                block = replicas[k]
                 for s in own:
                     calls = self._start(s)[1]
                     for i in range(k, len(hidden[s]), count):
@@ -299,12 +306,12 @@ class Blockwise:
             self.passes += sum(len(hidden[s]) for s in own)
             self.devices.map(part, range(count))
 
-    def _on(self, b: int, device: str) -> nn.Module:
-        """The block on a device: itself if it is the only one, else a copy."""
+    def _replicas(self, b: int) -> list[nn.Module]:
+        """The block on each device: itself on a CPU that is the only one, else a copy."""
         block = self.decoder.blocks[b]
-        if device == "cpu":
-            return block if len(self.devices.names) == 1 else copy.deepcopy(block)
-        return copy.deepcopy(block).to(device)
+        if self.devices.names == ["cpu"]:
+            return [block]
+        return [copy.deepcopy(block).to(name) for name in self.devices.names]
 
 
 def source(weights: Weights, template: Path | None, segments: Sequence[Tensor]) -> str:

@@ -11,11 +11,11 @@ from torch import Tensor
 from frontrunner.errors import ConfigError
 from frontrunner.methods.base import choice, positive, switch, whole
 from frontrunner.methods.pruning.alps import ALPS
-from frontrunner.methods.pruning.base import Array, weighted
-from frontrunner.methods.pruning.blockwise import Blockwise, Devices, Group, Norm, Stream
+from frontrunner.methods.pruning.base import Array
+from frontrunner.methods.pruning.blockwise import Blockwise, Devices, Group, Stream
 from frontrunner.pareto_sets.sparse import Interpolation, Refit, Scores
-from frontrunner.sparse.admm import Job, Stopping, follow
-from frontrunner.sparse.quadratic import Ridge, refine
+from frontrunner.sparse.admm import Job, follow
+from frontrunner.sparse.quadratic import refine, weighted
 from frontrunner.sparse.store import Models
 
 
@@ -46,18 +46,6 @@ class MOSP(ALPS):
     def __init__(
         self,
         points: int,
-        sparsity: float = 0.7,
-        pattern: str = "unstructured",
-        allocation: Mapping[str, float | str] | None = None,
-        norm: Norm = "none",
-        batch: int = 8,
-        damping: float = 0.01,
-        ridge: Ridge = "mean",
-        scaled: bool = True,
-        rho: float = 0.1,
-        limit: int = 300,
-        stopping: Stopping = "paper",
-        refinement: int = 10,
         alpha: float = 0.5,
         core: Literal["admm", "magnitude"] = "admm",
         power: float = 0.5,
@@ -70,23 +58,9 @@ class MOSP(ALPS):
         task_rho: float = 0.5,
         task_steps: int = 10,
         prefix: Literal["primary", "task"] = "primary",
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            points,
-            sparsity,
-            pattern,
-            allocation,
-            "concatenated",
-            norm,
-            batch,
-            damping,
-            ridge,
-            scaled,
-            rho,
-            limit,
-            stopping,
-            refinement,
-        )
+        super().__init__(points, calibration="concatenated", **shared)
         if not 0 <= alpha <= 1:
             raise ConfigError(f"method.alpha={alpha} must lie in [0, 1]")
         self.alpha = alpha
@@ -103,7 +77,7 @@ class MOSP(ALPS):
             rho=positive("method.refit_rho", refit_rho),
             damping=self.damping,
             ridge=self.ridge,
-            scaled=scaled,
+            scaled=self.scaled,
         )
         self.task_rho = positive("method.task_rho", task_rho)
         self.task_steps = whole("method.task_steps", task_steps, zero=True)
@@ -164,9 +138,10 @@ class MOSP(ALPS):
                 found[name] = models
             return found
 
+        # Those of the specialists' own streams come last, if there are any.
         def special(item: tuple[Group, dict[str, Models], int], device: str) -> dict[str, Models]:
             group, primary, j = item
-            return self.specialists(group, group.grams[j - m].to(device), primary, device)
+            return self.specialists(group, group.grams[-m:][j].to(device), primary, device)
 
         primaries = devices.map(shared, groups)
         jobs = [

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from frontrunner.errors import ConfigError, DataError
 from frontrunner.methods.base import choice, positive, whole
-from frontrunner.methods.pruning.base import Calibration, Pruner
-from frontrunner.methods.pruning.blockwise import Group, Norm
+from frontrunner.methods.pruning.base import Pruner
+from frontrunner.methods.pruning.blockwise import Group
 from frontrunner.sparse.patterns import NM, Blocks, Pattern, Unstructured, largest
 from frontrunner.sparse.quadratic import Quadratic
 from frontrunner.sparse.store import Models
@@ -33,19 +33,14 @@ class SparseGPT(Pruner):
     def __init__(
         self,
         points: int,
-        sparsity: float = 0.7,
-        pattern: str = "unstructured",
-        allocation: Mapping[str, float | str] | None = None,
-        calibration: Calibration = "concatenated",
-        norm: Norm = "none",
-        batch: int = 8,
         block: int = 128,
         damping: float = 0.01,
         rounding: Literal["exact", "truncate"] = "exact",
+        **shared: Any,
     ) -> None:
         self.block = whole("method.block", block)
         self.rounding = choice("method.rounding", rounding, ("exact", "truncate"))
-        super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
+        super().__init__(points, **shared)
         self.damping = positive("method.damping", damping, zero=True)
 
     def parse(self, pattern: str, sparsity: float) -> Pattern:

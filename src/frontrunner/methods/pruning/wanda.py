@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from frontrunner.methods.base import choice
-from frontrunner.methods.pruning.base import Calibration, Pruner
-from frontrunner.methods.pruning.blockwise import Group, Norm
+from frontrunner.methods.pruning.base import Pruner
+from frontrunner.methods.pruning.blockwise import Group
 from frontrunner.sparse.patterns import Pattern, Rows, Unstructured
 from frontrunner.sparse.store import Models
 
@@ -27,16 +27,11 @@ class Wanda(Pruner):
     def __init__(
         self,
         points: int,
-        sparsity: float = 0.7,
-        pattern: str = "unstructured",
-        allocation: Mapping[str, float | str] | None = None,
-        calibration: Calibration = "concatenated",
-        norm: Norm = "none",
-        batch: int = 8,
         rounding: Literal["exact", "truncate"] = "exact",
+        **shared: Any,
     ) -> None:
         self.rounding = choice("method.rounding", rounding, ("exact", "truncate"))
-        super().__init__(points, sparsity, pattern, allocation, calibration, norm, batch)
+        super().__init__(points, **shared)
 
     def parse(self, pattern: str, sparsity: float) -> Pattern:
         found = super().parse(pattern, sparsity)
