@@ -146,6 +146,7 @@ def _space(groups: dict[str, list[Entry]]) -> Figure:
     titles = [{"title": {"text": html.escape(o.label)}, **axis} for o in objectives]
     figure.update_layout(
         scene=dict(zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)),
+        scene_aspectmode="cube",  # objectives of unlike ranges would make a tower or a plate
         scene_camera={
             "eye": {"x": 1.6, "y": 1.6, "z": 0.85},
             "center": {"x": 0, "y": 0, "z": -0.14},
