@@ -7,7 +7,6 @@ from torch import nn
 from frontrunner.errors import ConfigError
 from frontrunner.tasks import llama_training
 from frontrunner.tasks.experts import Recipe
-from frontrunner.tasks.llama_training import Muon, orthogonal
 from frontrunner.tasks.tiny_llama import TinyLlama, plain_ids, train_tokenizer
 
 
@@ -41,33 +40,6 @@ def losses(network: nn.Module, texts: list[torch.Tensor]) -> list[float]:
 
 # Two texts in which each token says what follows.
 TEXTS = [torch.arange(200) % 4, 4 + torch.arange(100) % 3]
-
-
-def test_orthogonal_matrices_have_singular_values_near_one() -> None:
-    stream = torch.Generator().manual_seed(0)
-    given = torch.randn(3, 12, 30, generator=stream) * 50
-    values = torch.linalg.svdvals(orthogonal(given))
-    assert values.min() > 0.5
-    assert values.max() < 1.3
-
-
-def test_orthogonal_keeps_directions() -> None:
-    stream = torch.Generator().manual_seed(1)
-    left = torch.linalg.qr(torch.randn(6, 6, generator=stream))[0]
-    right = torch.linalg.qr(torch.randn(9, 9, generator=stream))[0][:6]
-    given = left @ torch.diag(torch.linspace(1, 2, 6)) @ right
-    found = left.mT @ orthogonal(given[None])[0] @ right.mT
-    assert (found - torch.diag(found.diagonal())).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
-def test_an_update_has_the_size_that_adam_would_take(shape: tuple[int, int]) -> None:
-    weight = nn.Parameter(torch.zeros(shape))
-    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    Muon([weight]).step(0.1)
-    rms = float(weight.detach().square().mean().sqrt())
-    assert 0.1 * 0.2 * 0.5 < rms < 0.1 * 0.2 * 1.3
-    assert float((weight.detach() * weight.grad).sum()) < 0  # downhill
 
 
 def test_training_learns_every_text_and_repeats_itself() -> None:

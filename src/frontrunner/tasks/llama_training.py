@@ -1,8 +1,4 @@
-"""Training a small language model in few steps: Muon for matrices, Adam for the rest.
-
-Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) moves a matrix by its momentum with
-all singular values made about equal.
-"""
+"""Training a small language model in few steps: Muon for matrices, Adam for the rest."""
 
 from __future__ import annotations
 
@@ -17,10 +13,7 @@ from frontrunner.tasks.experts import Recipe, own_stream
 from frontrunner.tasks.text import next_token_loss
 
 WARM_UP = 0.1  # of the steps
-MOMENTUM = 0.95
 BETAS = (0.9, 0.98)
-_QUINTIC = (3.4445, -4.7750, 2.0315)  # Muon's coefficients, for five iterations
-_ITERATIONS = 5
 
 
 def train(
@@ -33,8 +26,9 @@ def train(
 ) -> None:
     """Train a network in place, on the mean of its losses over texts.
 
-    The rate rises over the first tenth of the steps and falls to 0 along a cosine. Samples start
-    anywhere in a text.
+    The rate rises over the first tenth of the steps and falls to 0 along a cosine; one serves both
+    optimizers, since Muon's updates are scaled to the size that Adam's have (Liu et al., 2025,
+    arXiv:2502.16982). Samples start anywhere in a text.
 
     Args:
         network: ``forward(ids)`` -> logits; left in evaluation mode.
@@ -47,8 +41,10 @@ def train(
     """
     network.train()
     inner, others = _matrices(network)
-    muon = Muon(inner)
-    adam = torch.optim.Adam(others, lr=recipe.learning_rate, betas=BETAS, fused=True)
+    optimizers = (
+        torch.optim.Muon(inner, weight_decay=0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Adam(others, betas=BETAS, fused=True),
+    )
     source = generator(seed, "language")
     offsets = torch.arange(length)
     with own_stream(seed, "dropout"):
@@ -60,56 +56,11 @@ def train(
                 parts.append(ids[starts + offsets])
             samples = torch.cat(parts)
             loss_of(network(samples), samples).backward()
-            rate = recipe.learning_rate * _share(step, recipe.steps)
-            adam.param_groups[0]["lr"] = rate
-            adam.step()
-            muon.step(rate)
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = recipe.learning_rate * _share(step, recipe.steps)
+                optimizer.step()
             network.zero_grad()
     network.eval()
-
-
-class Muon:
-    """Momentum, made orthogonal, for matrices; those of one shape are moved together.
-
-    Args:
-        matrices: parameters (d, c).
-    """
-
-    def __init__(self, matrices: Sequence[nn.Parameter]) -> None:
-        shapes: dict[tuple[int, int], list[tuple[nn.Parameter, bool]]] = {}
-        for p in matrices:
-            tall = p.shape[0] > p.shape[1]
-            shapes.setdefault((min(p.shape), max(p.shape)), []).append((p, tall))
-        self.groups = list(shapes.values())
-        self.momenta = [torch.zeros(len(g), *shape) for shape, g in shapes.items()]
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Move by ``rate`` times an update whose entries have a root mean square of 0.2, as Adam's
-        have about: one rate then serves both (Liu et al., 2025, arXiv:2502.16982)."""
-        for group, momentum in zip(self.groups, self.momenta, strict=True):
-            gradients = torch.stack([_flat(p.grad, tall) for p, tall in group])
-            momentum.lerp_(gradients, 1 - MOMENTUM)
-            updates = orthogonal(gradients.lerp(momentum, MOMENTUM))
-            scale = 0.2 * math.sqrt(updates.shape[-1])
-            for (p, tall), update in zip(group, updates, strict=True):
-                p.sub_(_flat(update, tall), alpha=rate * scale)
-
-
-def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices (n, d, c), d <= c, with singular values of about 1 in place of their own, by a
-    Newton-Schulz iteration; singular values come to lie between about 0.7 and 1.2."""
-    a, b, c = _QUINTIC
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
-
-
-def _flat(matrix: Tensor | None, tall: bool) -> Tensor:
-    assert matrix is not None
-    return matrix.mT if tall else matrix
 
 
 def _share(step: int, steps: int) -> float:
