@@ -14,7 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 from frontrunner.errors import ConfigError, FrontrunnerError, first_line, nearest
 
 # What does not change a run's result does not change its identity either.
-NOT_IDENTITY = ("output", "fresh", "logger", "label", "runner.progress", "runner.profiler")
+NOT_IDENTITY = (
+    "output",
+    "fresh",
+    "logger",
+    "launcher",
+    "label",
+    "runner.progress",
+    "runner.profiler",
+)
 
 
 def _level(pattern: Any, sparsity: Any) -> str:

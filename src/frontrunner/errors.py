@@ -38,6 +38,23 @@ class DivergenceError(FrontrunnerError):
         self.step = step
 
 
+class Stopped(BaseException):
+    """A run was told to end where it stands, and may be continued. Like `KeyboardInterrupt` it is
+    no `Exception`, so that nothing mistakes it for a failure it can handle."""
+
+
+class TimeLimit(Stopped):
+    """The scheduler's time for the job is about to be over."""
+
+
+class Preempted(Stopped):
+    """The scheduler needs the machine for another job."""
+
+
+class Cancelled(Stopped):
+    """Somebody ended the job."""
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the closest valid words, or all if few."""
     words = sorted({str(v) for v in valid})

@@ -1,0 +1,204 @@
+"""A sweep's folder: what is to be run, with which code, frozen when it was submitted.
+
+``sweep.json`` says where and how the sweep was submitted, ``manifest.jsonl`` has one cell in each
+line with its fully resolved configuration, ``code/<digest>/`` the source that cells run, and
+``logs/`` what they print. How a cell stands is in its own run directory, which other sweeps may
+share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frontrunner import files
+from frontrunner.errors import ConfigError, RunError, nearest
+
+SCHEMA_VERSION = 1
+FILE, MANIFEST, JOB = "sweep.json", "manifest.jsonl", "job.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        identity: 16 hexadecimal digits, the hash of all that can change the result.
+        directory: of the run, relative to the sweep's folder.
+        overrides: as on the command line.
+        config: resolved, of plain data.
+        code: digest of the source that the cell runs, a folder under ``code/``.
+    """
+
+    identity: str
+    directory: str
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any] = field(repr=False)
+    code: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its run directory: ``<label>-s<seed>-<start of the identity>``."""
+        return Path(self.directory).name
+
+    @property
+    def family(self) -> str:
+        """The room of its method, such as ``pruning``: what resources are usually chosen by."""
+        return str(self.config["method"]["_target_"]).split(".")[-3]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it is on disk.
+
+    Attributes:
+        folder: absolute.
+        facts: what ``sweep.json`` says.
+        cells: in the order of the command line.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the folder, and of the group in W&B."""
+        return self.folder.name
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Sweep:
+        """Read a sweep.
+
+        Raises:
+            RunError: no sweep, a damaged one, or one that a newer version wrote.
+        """
+        path = Path(folder).resolve()
+        facts = _facts(path)
+        cells = []
+        for number, line in enumerate(_lines(path / MANIFEST), start=1):
+            try:
+                cells.append(_cell(json.loads(line)))
+            except (ValueError, KeyError, TypeError):
+                raise RunError(
+                    f"{path / MANIFEST}, line {number} is damaged; submit the same sweep again to "
+                    "write it anew"
+                ) from None
+        return cls(path, facts, tuple(cells))
+
+    @classmethod
+    def read_cell(cls, folder: str | os.PathLike[str], identity: str) -> tuple[Sweep, Cell]:
+        """A sweep of this cell alone: what its job needs, without reading thousands of others.
+
+        Raises:
+            RunError: as `read`, or there is no such cell.
+        """
+        path = Path(folder).resolve()
+        start = f'{{"identity": "{identity}"'
+        for line in _lines(path / MANIFEST):
+            if line.startswith(start):
+                cell = _cell(json.loads(line))
+                return cls(path, _facts(path), (cell,)), cell
+        raise RunError(f"{path / MANIFEST} has no cell {identity}")
+
+    def write(self) -> None:
+        """Write ``manifest.jsonl`` and, once it is there, ``sweep.json``."""
+        text = "".join(json.dumps(asdict(cell)) + "\n" for cell in self.cells)
+        files.write_text(self.folder / MANIFEST, text)
+        files.write_json(self.folder / FILE, {**self.facts, "schema_version": SCHEMA_VERSION})
+
+    # ------------------------------------------------------------------ places
+
+    def directory(self, cell: Cell) -> Path:
+        """The cell's run directory."""
+        return Path(os.path.normpath(self.folder / cell.directory))
+
+    def code(self, cell: Cell) -> Path:
+        """The source that a cell runs; belongs at the front of PYTHONPATH."""
+        return self.folder / "code" / cell.code
+
+    @property
+    def logs(self) -> Path:
+        """Where launchers put what cells print."""
+        return self.folder / "logs"
+
+    # ------------------------------------------------------------------ cells
+
+    def chosen(self, names: Sequence[str]) -> list[Cell]:
+        """The cells that these words name: a number as in `status`, the start of a name or of an
+        identity.
+
+        Raises:
+            ConfigError: a word that names none, or more than one.
+        """
+        return [self._chosen(name) for name in names]
+
+    def _chosen(self, name: str) -> Cell:
+        if name.isdecimal() and int(name) < len(self.cells):
+            return self.cells[int(name)]
+        found = [c for c in self.cells if c.name == name or c.identity == name]
+        found = found or [
+            c for c in self.cells if c.name.startswith(name) or c.identity.startswith(name)
+        ]
+        if len(found) != 1:
+            words = nearest(name, [c.name for c in self.cells])
+            what = f"names {len(found)} cells" if found else f"names no cell{words}"
+            raise ConfigError(f"--cell {name} {what} of {self.folder}")
+        return found[0]
+
+
+# ---------------------------------------------------------------------- jobs
+
+
+def write_job(directory: Path, job: Mapping[str, Any]) -> None:
+    """Note in a run directory which job was last submitted for it.
+
+    Args:
+        directory: of the run.
+        job: ``launcher`` ("slurm", "local"), ``job`` (its number there), ``sweep`` (the folder
+            that submitted it), ``log`` (what it prints goes there) and ``submitted`` (when), and
+            what else the launcher wants to find again.
+    """
+    files.write_json(directory / JOB, dict(job))
+
+
+def read_job(directory: Path) -> dict[str, Any] | None:
+    """The job last submitted for a run directory; None where there is none that can be read."""
+    try:
+        job = files.read_json(directory / JOB)
+    except RunError:
+        return None
+    return job if isinstance(job, dict) and {"launcher", "job"} <= set(job) else None
+
+
+# ---------------------------------------------------------------------- details
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    if not (path / FILE).is_file():
+        raise RunError(f"{path} is not a sweep: it has no {FILE}")
+    facts = files.read_json(path / FILE)
+    version = facts.get("schema_version") if isinstance(facts, dict) else None
+    if not isinstance(version, int):
+        raise RunError(f"{path / FILE} is not the record of a sweep; submit the sweep again")
+    if version > SCHEMA_VERSION:
+        raise RunError(
+            f"{path / FILE} has schema_version {version}, this frontrunner knows {SCHEMA_VERSION}: "
+            "a newer version wrote it; use that one"
+        )
+    return dict(facts)
+
+
+def _lines(path: Path) -> Iterable[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); submit the same sweep again") from None
+
+
+def _cell(entry: Mapping[str, Any]) -> Cell:
+    return Cell(**{**entry, "overrides": tuple(entry["overrides"])})
