@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frontrunner import cli_sweeps
 from frontrunner.errors import ConfigError, FrontrunnerError, RunError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="accepted; every cell is checked"
     )
+    cli_sweeps.add(command)
     sub = command("list", _list, "methods, tasks, models, evaluators, experiments")
     sub.add_argument("group", nargs="?", help="one group only")
     sub = command("compare", _compare, "fronts side by side: indicators, statistics, report")
@@ -155,6 +157,8 @@ def _multirun(words: list[str]) -> int:
     from frontrunner import config as configuration
 
     words = configuration.without_globs(words)
+    if any(w.startswith("launcher=") for w in words):
+        return cli_sweeps.multirun(words)
     cells = configuration.expand([w for w in words if not w.startswith("hydra")])
     in_process = not any(w.startswith(("hydra/launcher=", "hydra/sweeper=")) for w in words)
     if in_process:
@@ -273,7 +277,8 @@ def _compare(known: argparse.Namespace, words: list[str]) -> int:
     from frontrunner.front.compare import compare
     from frontrunner.front.report import save
 
-    entries = collect(known.directories)
+    directories = [path for given in known.directories for path in cli_sweeps.finished(given)]
+    entries = collect(directories)
     for skipped in entries.skipped:
         print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
     reference = _floats(known.reference_point, "--reference-point")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,73 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: an unknown key, group or option (the nearest valid ones are suggested), a
             malformed override, or a value still missing.
     """
-    config = _compose(list(overrides))
+    return _resolved(_compose(list(overrides)))
+
+
+def compose_all(cells: Sequence[Sequence[str]]) -> list[DictConfig]:
+    """`compose` for every cell of a sweep, with the same results and errors, an order of magnitude
+    sooner: Hydra composes once for each choice of options, and values are set in copies."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.errors import HydraException
+
+    values_of = _Values()
+    bases: dict[tuple[str, ...], DictConfig | None] = {}
+    configs = []
+    for cell in cells:
+        options_, values = values_of(cell)
+        if options_ not in bases:
+            try:
+                bases[options_] = _compose(list(options_))
+            except ConfigError:
+                bases[options_] = None  # perhaps not by itself: the whole cell may say why
+        base = bases[options_]
+        if base is None:
+            configs.append(compose(cell))
+            continue
+        config = copy.deepcopy(base)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        except (HydraException, OmegaConfBaseException):
+            configs.append(compose(cell))  # which explains it
+            continue
+        configs.append(_resolved(config))
+    return configs
+
+
+class _Values:
+    """Tells overrides that set a value from those that choose what is composed."""
+
+    def __init__(self) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self._parser = OverridesParser.create()
+        self._groups = set(groups())
+        self._parsed: dict[str, Any] = {}
+
+    def __call__(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[Any]]:
+        from hydra.core.override_parser.types import OverrideType
+
+        others, values = [], []
+        for word in words:
+            if word not in self._parsed:
+                self._parsed[word] = self._parser.parse_override(word)
+            parsed = self._parsed[word]
+            key = str(parsed.key_or_group)
+            composed = key in self._groups or "/" in key or key.startswith("hydra")
+            if parsed.type == OverrideType.CHANGE and parsed.package is None and not composed:
+                values.append(parsed)
+            else:
+                others.append(word)
+        return tuple(others), values
+
+
+@cache
+def _root_keys() -> tuple[str, ...]:
+    return tuple(map(str, OmegaConf.load(conf_dir() / "config.yaml")))
+
+
+def _resolved(config: DictConfig) -> DictConfig:
+    """The configuration without references, complete and without unknown keys."""
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
@@ -62,7 +130,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         # The shortest is where the value belongs: the others are references to it.
         key = min(missing, key=lambda name: (len(name), name))
         raise ConfigError(f"no value for {key}; add {key}=… to the command")
-    known = {*map(str, OmegaConf.load(conf_dir() / "config.yaml")), *groups()}
+    known = {*_root_keys(), *groups()}
     unknown = sorted(set(map(str, config)) - known)
     if unknown:
         raise ConfigError(f"unknown key '{unknown[0]}'{nearest(unknown[0], known)}")

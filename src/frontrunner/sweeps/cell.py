@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from frontrunner.errors import Cancelled, Stopped
+from frontrunner.errors import Cancelled, FrontrunnerError, Stopped
 from frontrunner.sweeps.sweep import Sweep
 
 WARNING = signal.SIGUSR2  # comes before a time limit; NCCL may listen to SIGUSR1
@@ -58,3 +60,25 @@ def _listening(why: Why) -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def main(words: Sequence[str]) -> int:
+    """``python -m frontrunner.sweeps.cell SWEEP IDENTITY``; returns an exit code. What went wrong
+    is the last line printed."""
+    try:
+        folder, identity = words
+        print(carry_out(folder, identity), flush=True)
+        return 0
+    except FrontrunnerError as error:
+        print(f"frontrunner: {error}", file=sys.stderr, flush=True)
+        return 1
+    except Stopped as stop:
+        print(f"frontrunner: {stop}", file=sys.stderr, flush=True)
+        return 128 + signal.SIGTERM
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

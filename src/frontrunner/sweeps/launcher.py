@@ -1,4 +1,4 @@
-"""What a sweep needs of whatever runs its cells: to take them, to say how they are, to stop them."""
+"""What a sweep needs of whatever runs its cells: to take them, say how they are, stop them."""
 
 from __future__ import annotations
 

@@ -12,11 +12,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from frontrunner import files
 from frontrunner.errors import ConfigError, RunError, nearest
+from frontrunner.tracking import manifest
 
 SCHEMA_VERSION = 1
 FILE, MANIFEST, JOB = "sweep.json", "manifest.jsonl", "job.json"
@@ -154,28 +156,49 @@ class Sweep:
 # ---------------------------------------------------------------------- jobs
 
 
+def announce_job(directory: Path) -> None:
+    """Note in a run directory that a job is about to be submitted for it, and how many attempts
+    there were before: what a later one says is then known to be of this job."""
+    files.write_json(directory / JOB, {"after": _attempts(directory)})
+
+
 def write_job(directory: Path, job: Mapping[str, Any]) -> None:
-    """Note in a run directory which job was last submitted for it.
+    """Note in a run directory which job was submitted for it, and when.
 
     Args:
         directory: of the run.
         job: ``launcher`` ("slurm", "local"), ``job`` (its number there), ``sweep`` (the folder
-            that submitted it), ``log`` (what it prints goes there) and ``submitted`` (when), and
-            what else the launcher wants to find again.
+            that submitted it), ``log`` (what it prints goes there), and what else the launcher
+            wants to find again.
     """
-    files.write_json(directory / JOB, dict(job))
+    announced = _read(directory / JOB)
+    after = announced.get("after") if "job" not in announced else None
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    after = _attempts(directory) if after is None else after
+    files.write_json(directory / JOB, {**job, "submitted": now, "after": after})
 
 
 def read_job(directory: Path) -> dict[str, Any] | None:
     """The job last submitted for a run directory; None where there is none that can be read."""
-    try:
-        job = files.read_json(directory / JOB)
-    except RunError:
-        return None
-    return job if isinstance(job, dict) and {"launcher", "job"} <= set(job) else None
+    job = _read(directory / JOB)
+    return job if {"launcher", "job", "sweep", "after"} <= set(job) else None
 
 
 # ---------------------------------------------------------------------- details
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is none that is whole."""
+    try:
+        value = files.read_json(path)
+    except (RunError, OSError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _attempts(directory: Path) -> int:
+    count = _read(directory / manifest.FILE).get("attempt")
+    return count if isinstance(count, int) else 0
 
 
 def _facts(path: Path) -> dict[str, Any]:

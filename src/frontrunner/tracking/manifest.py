@@ -97,6 +97,12 @@ def git(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     }
 
 
+def patch(directory: str | os.PathLike[str]) -> str | None:
+    """What tracked files of the repository around ``directory`` have beyond the commit, as a patch;
+    None outside a repository, or if git could not tell within its time limit."""
+    return _git(directory, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff")
+
+
 def config_hash(config: Mapping[str, Any], ignore: Sequence[str] = ()) -> str:
     """16 hexadecimal digits that identify a configuration: SHA-256 of its canonical JSON.
 
@@ -295,6 +301,22 @@ def claim(directory: str | os.PathLike[str]) -> Iterator[None]:
         if descriptor in _held:
             _held.discard(descriptor)
             os.close(descriptor)
+
+
+def is_held(directory: str | os.PathLike[str]) -> bool:
+    """Whether a process holds this directory, as far as its lock can be seen from here. It takes
+    nothing and writes nothing."""
+    try:
+        descriptor = os.open(Path(directory) / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False
 
 
 # ---------------------------------------------------------------------- details
