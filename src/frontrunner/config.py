@@ -102,9 +102,10 @@ class _Values:
 
         others, values = [], []
         for word in words:
-            if word not in self._parsed:
-                self._parsed[word] = self._parser.parse_override(word)
-            parsed = self._parsed[word]
+            parsed = self._parse(word)
+            if parsed is None:
+                others.append(word)
+                continue
             key = str(parsed.key_or_group)
             composed = key in self._groups or "/" in key or key.startswith("hydra")
             if parsed.type == OverrideType.CHANGE and parsed.package is None and not composed:
@@ -112,6 +113,17 @@ class _Values:
             else:
                 others.append(word)
         return tuple(others), values
+
+    def _parse(self, word: str) -> Any:
+        """An override; None for one that is malformed, which composing explains."""
+        from hydra.errors import HydraException
+
+        if word not in self._parsed:
+            try:
+                self._parsed[word] = self._parser.parse_override(word)
+            except HydraException:
+                self._parsed[word] = None
+        return self._parsed[word]
 
 
 @cache

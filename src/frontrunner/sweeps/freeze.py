@@ -23,8 +23,9 @@ def freeze(folder: Path, configs: Iterable[Mapping[str, Any]]) -> tuple[str, dic
     """Copy this package, its configurations, and the users' modules that configurations name as a
     ``_target_``, to ``<folder>/<digest>/``.
 
-    A user's module is taken with its whole top-level package, unless it is installed beside the
-    other packages of the environment, which are recorded and not copied.
+    A user's module is taken with its whole package and with all modules and packages beside it,
+    which it may import, unless it is installed among the packages of the environment: these are
+    recorded and not copied.
 
     Returns:
         The digest of what was copied, and facts: ``commit`` and ``dirty`` of the repository around
@@ -35,9 +36,7 @@ def freeze(folder: Path, configs: Iterable[Mapping[str, Any]]) -> tuple[str, dic
     """
     sources = {"frontrunner": Path(__file__).resolve().parents[1]}
     for name in sorted({t.split(".")[0] for c in configs for t in _targets(c)} - set(sources)):
-        found = _own(name)
-        if found:
-            sources[found.name] = found
+        sources |= {path.name: path for path in _own(name) if path.name not in sources}
     contents = [
         (Path(name) / path.relative_to(root) if root.is_dir() else Path(name), path)
         for name, root in sources.items()
@@ -74,8 +73,9 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(value)
 
 
-def _own(name: str) -> Path | None:
-    """The file or folder of a top-level module that is not installed, or None."""
+def _own(name: str) -> list[Path]:
+    """Files and folders of the modules beside a top-level module, itself included; none where it is
+    installed."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -87,9 +87,13 @@ def _own(name: str) -> Path | None:
     elif spec.origin and os.path.isfile(spec.origin):
         path = Path(spec.origin).resolve()
     else:
-        return None  # built in
+        return []  # built in
     places = [sysconfig.get_path(k) for k in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return None if any(path.is_relative_to(Path(place).resolve()) for place in places) else path
+    if any(path.is_relative_to(Path(place).resolve()) for place in places):
+        return []
+    beside = path.parent.glob("*.py"), path.parent.glob("*/__init__.py")
+    found = {*beside[0], *(init.parent for init in beside[1]), path}
+    return sorted(p for p in found if not p.name.startswith("."))
 
 
 def _files(root: Path) -> list[Path]:

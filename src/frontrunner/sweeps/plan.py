@@ -174,30 +174,31 @@ def _name(config: DictConfig, places: Sequence[tuple[Path, str]], chosen: Sequen
 
 
 def _validate(plan: Plan) -> None:
-    """Build every cell's parts. Cells that differ in nothing but the seed, which nothing but
-    generators is made of, are validated once."""
-    seen = set()
+    """Build every cell's parts. Of cells that differ in nothing but the number of their seed, which
+    nothing but generators is made of, one is built."""
+    built: dict[str, Mapping[str, Any]] = {}
     for cell, config in zip(plan.cells, plan.configs, strict=True):
-        rest = [w for w in cell.overrides if not w.startswith("seed=")]
-        key = json.dumps(sorted(rest)) if _seed_is_a_number(config) else cell.identity
-        if key in seen:
+        key = json.dumps(sorted(w for w in cell.overrides if not w.startswith("seed=")))
+        valid = type(config.seed) is int and config.seed >= 0
+        if valid and key in built and _same_but_seed(built[key], cell.config):
             continue
-        seen.add(key)
         try:
             runs.build(config)
         except FrontrunnerError as error:
             where = f" (in {' '.join(cell.overrides)})" if len(plan.cells) > 1 else ""
             raise type(error)(f"{error}{where}") from None
+        built.setdefault(key, cell.config)
 
 
-def _seed_is_a_number(config: DictConfig) -> bool:
-    """Whether the seed is fit to be one, and no text, a file's name say, may have been made of
-    it."""
-    seed = config.seed
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        return False
-    texts = re.findall(r'"[^"]*"', json.dumps(configuration.plain(config)))
-    return not any(re.search(rf"(?<!\d){seed}(?!\d)", text) for text in texts)
+def _same_but_seed(a: Any, b: Any, seeds: tuple[int, int] | None = None) -> bool:
+    """Whether configurations are equal but for numbers that are their seeds."""
+    seeds = seeds or (a["seed"], b["seed"])
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same_but_seed(a[k], b[k], seeds) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        pairs = zip(a, b, strict=False)
+        return len(a) == len(b) and all(_same_but_seed(x, y, seeds) for x, y in pairs)
+    return bool(a == b) or (a, b) == seeds
 
 
 def _facts(plan: Plan) -> dict[str, Any]:

@@ -49,8 +49,10 @@ class Cell:
 
     @property
     def family(self) -> str:
-        """The room of its method, such as ``pruning``: what resources are usually chosen by."""
-        return str(self.config["method"]["_target_"]).split(".")[-3]
+        """Of its method, such as ``pruning``, which resources are chosen by; for a user's own the
+        name of its module."""
+        first, _, rest = str(self.config["method"]["_target_"]).partition(".methods.")
+        return (rest if first == "frontrunner" else first).split(".")[0]
 
 
 @dataclass(frozen=True)
