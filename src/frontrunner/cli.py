@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frontrunner import cli_sweeps
-from frontrunner.errors import ConfigError, FrontrunnerError, RunError
+from frontrunner.errors import ConfigError, FrontrunnerError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -160,55 +160,32 @@ def _multirun(words: list[str]) -> int:
     if any(w.startswith("launcher=") for w in words):
         return cli_sweeps.multirun(words)
     cells = configuration.expand([w for w in words if not w.startswith("hydra")])
-    in_process = not any(w.startswith(("hydra/launcher=", "hydra/sweeper=")) for w in words)
-    if in_process:
-        _check_cells(cells)
+    swept = ["--multirun", *configuration.search_path(), *configuration.with_choices(words)]
+    if any(w.startswith(("hydra/launcher=", "hydra/sweeper=")) for w in words):
+        return _hydra_main(cli_sweeps.launched, swept)
+    _check_cells(cells)
     finished: list[Path] = []
     failed: list[str] = []
 
     def task(config: DictConfig) -> None:
-        from hydra.core.hydra_config import HydraConfig
-
-        hydra = HydraConfig.get()
-        overrides, sweep = list(hydra.overrides.task), Path(hydra.sweep.dir).name
         number = len(finished) + len(failed) + 1
+        overrides, group = cli_sweeps.of_hydra()
         try:
             resolved = configuration.compose(overrides)
             directory, _ = runs.locate(resolved)
             print(f"[{number}/{len(cells)}] {directory}", file=sys.stderr, flush=True)
-            if _is_distributed(resolved):
-                _in_own_process([f"++logger.group={sweep}", *overrides])
-                finished.append(directory)
-            else:
-                finished.append(runs.execute(resolved, overrides, group=sweep).directory)
+            finished.append(cli_sweeps.execute(resolved, overrides, group))
         except Exception as error:
-            if not in_process:
-                raise
             if not isinstance(error, FrontrunnerError | OSError):
                 traceback.print_exc()
             print(f"  failed: {_one_line(error)}", file=sys.stderr, flush=True)
             failed.append(f"{' '.join(overrides)}: {_one_line(error)}")
 
-    words = configuration.with_choices(words)
-    code = _hydra_main(task, ["--multirun", *configuration.search_path(), *words])
-    if in_process:
-        print(f"{len(finished)} of {len(cells)} runs done", file=sys.stderr)
-        for line in failed:
-            print(f"  failed: {line}", file=sys.stderr)
-    return 1 if failed else code
-
-
-def _is_distributed(config: DictConfig) -> bool:
-    return config.runner.get("devices", 1) not in (1, "1") or config.runner.get("num_nodes", 1) > 1
-
-
-def _in_own_process(overrides: list[str]) -> None:
-    """Lightning starts the other processes of a run by repeating this one's command line."""
-    import subprocess
-
-    code = subprocess.call([sys.executable, "-m", "frontrunner.cli", "run", *overrides])
-    if code:
-        raise RunError(f"the run ended with exit code {code}; its own message is above")
+    _hydra_main(task, swept)
+    print(f"{len(finished)} of {len(cells)} runs done", file=sys.stderr)
+    for line in failed:
+        print(f"  failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _hydra_main(task: Any, words: list[str]) -> int:

@@ -57,6 +57,40 @@ def _submit(known: argparse.Namespace, words: list[str]) -> int:
     return 0
 
 
+def launched(config: Any) -> None:
+    """A cell in whatever Hydra launcher was chosen, perhaps in another process: a function of a
+    module, so that launchers which pickle it send no more than its name."""
+    from frontrunner import config as configuration
+
+    overrides, group = of_hydra()
+    execute(configuration.compose(overrides), overrides, group)
+
+
+def of_hydra() -> tuple[list[str], str]:
+    """Overrides of the cell that Hydra runs, and the name of its sweep."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    return list(hydra.overrides.task), Path(hydra.sweep.dir).name
+
+
+def execute(config: Any, overrides: list[str], group: str) -> Path:
+    """Run a cell of a multirun; returns its directory."""
+    import subprocess
+
+    import frontrunner.run as runs
+
+    runner = config.runner
+    if runner.get("devices", 1) in (1, "1") and runner.get("num_nodes", 1) == 1:
+        return runs.execute(config, overrides, group=group).directory
+    # Lightning starts the other processes of a run by repeating this one's command line.
+    command = [sys.executable, "-m", "frontrunner.cli", "run", f"++logger.group={group}"]
+    code = subprocess.call([*command, *overrides])
+    if code:
+        raise RunError(f"the run ended with exit code {code}; its own message is above")
+    return runs.locate(config)[0]
+
+
 def multirun(words: list[str]) -> int:
     """A sweep in the foreground: submitted, watched, and stopped by Ctrl-C."""
     from frontrunner.sweeps import plan as plans

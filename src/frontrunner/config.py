@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -47,83 +46,14 @@ def conf_dir() -> Path:
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose one configuration with Hydra and resolve it.
 
-    A folder ``conf/`` in the working directory is searched after the package's own, so that a
-    user's methods and tasks are found without being installed.
+    Folders ``conf/`` and ``slurm/`` in the working directory are searched after the package's own,
+    so that a user's methods, tasks and launchers are found without being installed.
 
     Raises:
         ConfigError: an unknown key, group or option (the nearest valid ones are suggested), a
             malformed override, or a value still missing.
     """
-    return _resolved(_compose(list(overrides)))
-
-
-def compose_all(cells: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """`compose` for every cell of a sweep, with the same results and errors, an order of magnitude
-    sooner: Hydra composes once for each choice of options, and values are set in copies."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.errors import HydraException
-
-    values_of = _Values()
-    bases: dict[tuple[str, ...], DictConfig | None] = {}
-    configs = []
-    for cell in cells:
-        options_, values = values_of(cell)
-        if options_ not in bases:
-            try:
-                bases[options_] = _compose(list(options_))
-            except ConfigError:
-                bases[options_] = None  # perhaps not by itself: the whole cell may say why
-        base = bases[options_]
-        if base is None:
-            configs.append(compose(cell))
-            continue
-        config = copy.deepcopy(base)
-        try:
-            ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        except (HydraException, OmegaConfBaseException):
-            configs.append(compose(cell))  # which explains it
-            continue
-        configs.append(_resolved(config))
-    return configs
-
-
-class _Values:
-    """Tells overrides that set a value from those that choose what is composed."""
-
-    def __init__(self) -> None:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        self._parser = OverridesParser.create()
-        self._groups = set(groups())
-        self._parsed: dict[str, Any] = {}
-
-    def __call__(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[Any]]:
-        from hydra.core.override_parser.types import OverrideType
-
-        others, values = [], []
-        for word in words:
-            parsed = self._parse(word)
-            if parsed is None:
-                others.append(word)
-                continue
-            key = str(parsed.key_or_group)
-            composed = key in self._groups or "/" in key or key.startswith("hydra")
-            if parsed.type == OverrideType.CHANGE and parsed.package is None and not composed:
-                values.append(parsed)
-            else:
-                others.append(word)
-        return tuple(others), values
-
-    def _parse(self, word: str) -> Any:
-        """An override; None for one that is malformed, which composing explains."""
-        from hydra.errors import HydraException
-
-        if word not in self._parsed:
-            try:
-                self._parsed[word] = self._parser.parse_override(word)
-            except HydraException:
-                self._parsed[word] = None
-        return self._parsed[word]
+    return resolved(unresolved(overrides))
 
 
 @cache
@@ -131,8 +61,12 @@ def _root_keys() -> tuple[str, ...]:
     return tuple(map(str, OmegaConf.load(conf_dir() / "config.yaml")))
 
 
-def _resolved(config: DictConfig) -> DictConfig:
-    """The configuration without references, complete and without unknown keys."""
+def resolved(config: DictConfig) -> DictConfig:
+    """What `unresolved` composed, in place without references, complete and without unknown keys.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
@@ -150,16 +84,26 @@ def _resolved(config: DictConfig) -> DictConfig:
 
 
 def search_path() -> list[str]:
-    """Hydra overrides that add the working directory's ``conf/`` if it is not the package's."""
-    local = Path.cwd() / "conf"
-    if local.is_dir() and local.resolve() != conf_dir().resolve():
-        # Quoted, since a path may hold spaces, commas and brackets.
-        quoted = f"file://{local}".replace("\\", "\\\\").replace("'", "\\'")
-        return [f"hydra.searchpath=['{quoted}']"]
-    return []
+    """Hydra overrides that add the working directory's ``conf/``, if it is not the package's, and
+    its ``slurm/``."""
+    # Quoted, since a path may hold spaces, commas and brackets.
+    quoted = (f"file://{p}".replace("\\", "\\\\").replace("'", "\\'") for p in _local())
+    paths = ",".join(f"'{path}'" for path in quoted)
+    return [f"hydra.searchpath=[{paths}]"] if paths else []
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _local() -> list[Path]:
+    """Folders of the user's own configurations: ``conf``, and ``slurm``, which has launchers."""
+    found = [Path.cwd() / "conf", Path.cwd() / "slurm"]
+    return [p for p in found if p.is_dir() and p.resolve() != conf_dir().resolve()]
+
+
+def unresolved(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes, with references in it and perhaps values missing.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -217,7 +161,7 @@ def _keys_beside(key: str, overrides: Sequence[str]) -> list[str]:
     others = [o for o in overrides if o.lstrip("+~").split("=")[0] != key]
     chosen = [o for o in others if o.split("=")[0] in groups()]
     try:
-        config = _compose(chosen)
+        config = unresolved(chosen)
     except ConfigError:
         return groups()
     return [*dotted(config), *groups()]
@@ -321,7 +265,7 @@ def options(group: str) -> list[str]:
 
 def _option_files(group: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for root in (conf_dir(), Path.cwd() / "conf"):
+    for root in (conf_dir(), *_local()):
         for path in (root / group).rglob("*.yaml"):
             found.setdefault(path.relative_to(root / group).with_suffix("").as_posix(), path)
     return found

@@ -13,6 +13,7 @@ from frontrunner import config
 from frontrunner.errors import ConfigError, RunError
 from frontrunner.sweeps import plan as plans
 from frontrunner.sweeps import show, verbs
+from frontrunner.sweeps.compose import compose_all
 from frontrunner.sweeps.freeze import freeze
 from frontrunner.sweeps.sweep import FILE, MANIFEST, Sweep
 from frontrunner.tracking import manifest
@@ -32,7 +33,7 @@ CELLS = [
 @pytest.mark.parametrize("overrides", CELLS, ids=lambda words: words[0])
 def test_cells_are_composed_as_hydra_composes_them(overrides: list[str]) -> None:
     cells = config.expand(overrides)
-    assert config.compose_all(cells) == [config.compose(cell) for cell in cells]
+    assert compose_all(cells) == [config.compose(cell) for cell in cells]
 
 
 @pytest.mark.parametrize(
@@ -42,16 +43,16 @@ def test_mistakes_are_told_as_for_one_run(wrong: str) -> None:
     with pytest.raises(ConfigError) as one:
         config.compose(["method=learning/gmooar", wrong])
     with pytest.raises(ConfigError) as all_of_them:
-        config.compose_all([["method=learning/gmooar"], ["method=learning/gmooar", wrong]])
+        compose_all([["method=learning/gmooar"], ["method=learning/gmooar", wrong]])
     assert str(all_of_them.value) == str(one.value)
 
 
 def test_hydra_composes_once_for_each_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    compose = config._compose
-    monkeypatch.setattr(config, "_compose", lambda words: calls.append(words) or compose(words))
+    compose = config.unresolved
+    monkeypatch.setattr(config, "unresolved", lambda words: calls.append(words) or compose(words))
     cells = config.expand(["method=learning/cosmos,learning/gmooar", "seed=range(0,20)"])
-    assert len(config.compose_all(cells)) == 40
+    assert len(compose_all(cells)) == 40
     assert len(calls) == 2
 
 

@@ -20,6 +20,7 @@ import frontrunner.run as runs
 from frontrunner import config as configuration
 from frontrunner import files
 from frontrunner.errors import ConfigError, FrontrunnerError, RunError
+from frontrunner.sweeps.compose import compose_all
 from frontrunner.sweeps.freeze import freeze
 from frontrunner.sweeps.launcher import Launcher
 from frontrunner.sweeps.sweep import FILE, Cell, Sweep
@@ -59,7 +60,7 @@ def plan(overrides: Sequence[str], name: str | None = None) -> Plan:
         ConfigError: a cell that cannot run; its overrides are named where there are several.
     """
     words = configuration.expand(overrides)
-    configs = configuration.compose_all(words)
+    configs = compose_all(words)
     first = configs[0]
     for key in ("output", "launcher"):
         if any(c.get(key) != first.get(key) for c in configs):
