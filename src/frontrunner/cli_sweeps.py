@@ -101,7 +101,7 @@ def multirun(words: list[str]) -> int:
     plan = plans.plan(words)
     sweep, weighed = verbs.submit(plan)
     if weighed.lost:  # as in the process itself, what failed is tried again
-        verbs.retry(sweep, names=[c.name for c in weighed.lost])
+        verbs.retry(sweep, names=[c.name for c in weighed.lost], launcher=plan.launcher)
     mine = [c for c in sweep.cells if c.identity in {c.identity for c in plan.cells}]
     try:
         found = show.watch(sweep, lambda: statuses(sweep, mine), every=0.3)

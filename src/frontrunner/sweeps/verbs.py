@@ -61,6 +61,7 @@ def retry(
     names: Sequence[str] = (),
     overrides: Sequence[str] = (),
     update_code: bool = False,
+    launcher: Launcher | None = None,
 ) -> tuple[Cell, ...]:
     """Hand over again what was lost or never started; returns these cells.
 
@@ -71,6 +72,7 @@ def retry(
         names: only these cells, see `Sweep.chosen`.
         overrides: of ``launcher.…``, or another ``launcher=…``.
         update_code: run the code as it is now, in place of what was frozen.
+        launcher: that takes them; None takes the sweep's, changed by ``overrides``.
 
     Raises:
         ConfigError: a cell by name that is done, queued or running; overrides of anything else.
@@ -86,7 +88,7 @@ def retry(
         cells = [s.cell for s in found if s.state in again]
         if not cells:
             return ()
-        launcher = _launcher(sweep.facts["launcher"], overrides, cells)
+        launcher = launcher or _launcher(sweep.facts["launcher"], overrides, cells)
         if update_code:
             sweep = plans.thaw(sweep, cells)
         chosen = {c.identity for c in cells}
