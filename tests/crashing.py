@@ -82,7 +82,7 @@ def arm(what: str, where: str, n: int) -> None:
 
 def child(job: dict[str, Any]) -> int:
     os.chdir(job["cwd"])
-    out = os.open("stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    out = os.open(job.get("out", "stderr.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
     # A shell's background jobs ignore Ctrl-C and so would this: give it a terminal's behaviour.

@@ -363,9 +363,9 @@ def test_two_processes_train_one_run(work, tiny, environment):
     assert [p.name for p in work.iterdir()] == ["runs"]
     names = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
     assert names == {
-        ".lock", "run.json", "config.yaml", "points.jsonl", "front.json", "front.png",
-        "front.html", "checkpoints/last.ckpt", "pareto_set/weights.safetensors",
-        "pareto_set/pareto_set.json", "pareto_set/fit.json",
+        ".lock", "run.json", "config.yaml", "progress.json", "points.jsonl", "points.1.jsonl",
+        "front.json", "front.png", "front.html", "checkpoints/last.ckpt",
+        "pareto_set/weights.safetensors", "pareto_set/pareto_set.json", "pareto_set/fit.json",
     }  # fmt: skip
 
 

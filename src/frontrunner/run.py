@@ -146,7 +146,6 @@ def _carry_out(
     group: str | None,
 ) -> None:
     from frontrunner.front import plots
-    from frontrunner.front.points import PointLog
 
     started = time.perf_counter()
     manifest.reset_peak_memory()
@@ -167,14 +166,12 @@ def _carry_out(
             label=directory.name,
             log=tracker.log,
         )
-        pareto_set, fit = _fit(directory, task, method, runner)
-        cost = dict(fit["cost"])
-        record.update(cost=cost, switches=method.switches(), device=cost["device"])
-        fitted = time.perf_counter()
-
-        m = len(evaluator.axes(task)[0])
-        points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), m, task.m)
-        front = evaluator.evaluate(pareto_set, task, points, runner.evaluation_device)
+        with runner.together(directory.name, method.distributed, record.fail):
+            pareto_set, fit = _fit(directory, task, method, runner)
+            cost = dict(fit["cost"])
+            record.update(cost=cost, switches=method.switches(), device=cost["device"])
+            fitted = time.perf_counter()
+            front = _evaluate(directory, task, evaluator, pareto_set, runner)
         # Where models are made as they are scored, that is what takes the memory.
         cost["peak_memory_bytes"] = max(cost["peak_memory_bytes"], manifest.peak_memory_bytes())
         record.update(cost=cost)
@@ -208,7 +205,10 @@ def _fit(
     from frontrunner.seeds import seed_everything
 
     folder = directory / "pareto_set"
-    if pareto_sets.is_complete(folder):
+    there = pareto_sets.is_complete(folder)
+    runner.ranks.tell("fit", not there)
+    if there:
+        runner.ranks.tell("digest", pareto_sets.stored_digest(folder))
         return pareto_sets.load(folder, task), files.read_json(folder / "fit.json")
     seed_everything(runner.seed)
     pareto_set = method.fit(task.sealed(), runner)
@@ -226,30 +226,42 @@ def _fit(
     # The set comes last: a directory that has it, has these facts too.
     files.write_json(folder / "fit.json", facts)
     pareto_set.save(folder)
+    runner.ranks.tell("digest", pareto_sets.stored_digest(folder))
     return pareto_set, facts
 
 
+def _evaluate(
+    directory: Path, task: Task, evaluator: Evaluator, pareto_set: ParetoSet, runner: Runner
+) -> Front:
+    """The front; each process scores its share of the points, and logs them."""
+    from frontrunner.front.points import PointLog
+
+    ranks, m = runner.ranks, len(evaluator.axes(task)[0])
+    points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), m, task.m, ranks.rank)
+    return evaluator.evaluate(pareto_set, task, points, runner.evaluation_device, ranks)
+
+
 def _follow(config: DictConfig, directory: Path) -> Run:
-    """What the other processes of a distributed run do: train along, write nothing, and end.
+    """What the other processes of a run do: train along, score their share of the points, and end.
 
     A script's earlier runs, which are done when these processes start, are only read.
     """
-    from frontrunner.pareto_sets.base import is_complete
+    from frontrunner.pareto_sets import base as pareto_sets
     from frontrunner.seeds import seed_everything
 
-    if not config.fresh:
-        if _is_done(directory):
-            return load(directory)
-        if is_complete(directory / "pareto_set"):
-            raise SystemExit(0)
-    task, method, _ = build(config)
-    if not method.distributed:
-        raise SystemExit(0)
-    seed_everything(config.seed)
+    if not config.fresh and _is_done(directory):
+        return load(directory)
     runner = configuration.build(
         config.runner, directory=directory, seed=config.seed, progress="none"
     )
-    method.fit(task.sealed(), runner)
+    with runner.together(directory.name, distributed=True) as ranks:
+        task, method, evaluator = build(config)
+        if ranks.told("fit") and method.distributed:
+            seed_everything(config.seed)
+            method.fit(task.sealed(), runner)
+        folder, digest = directory / "pareto_set", ranks.told("digest")
+        ranks.until(lambda: pareto_sets.stored_digest(folder) == digest, str(folder))
+        _evaluate(directory, task, evaluator, pareto_sets.load(folder, task), runner)
     raise SystemExit(0)
 
 

@@ -251,3 +251,39 @@ def test_a_log_that_cannot_be_opened_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "points.jsonl").mkdir()
     with pytest.raises(RunError, match=r"points\.jsonl cannot be opened"):
         PointLog(tmp_path / "points.jsonl", "k", 2)
+
+
+# ---------------------------------------------------------------------- several processes
+
+
+def test_each_process_writes_a_file_of_its_own_and_knows_the_points_of_all(tmp_path):
+    path = tmp_path / "points.jsonl"
+    PointLog(path, "k", 2).append(0, None, [0.0, 1.0])
+    second = PointLog(path, "k", 2, rank=1)
+    assert second.path == tmp_path / "points.1.jsonl"
+    second.append(1, None, [1.0, 1.0])
+    PointLog(path, "k", 2, rank=12).append(2, None, [2.0, 1.0])
+    for rank in (0, 1, 5):
+        assert sorted(PointLog(path, "k", 2, rank=rank).done()) == [0, 1, 2]
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_files_of_others_are_only_read(tmp_path):
+    path = tmp_path / "points.jsonl"
+    PointLog(path, "k", 2, rank=1).append(1, None, [1.0, 1.0])
+    other = tmp_path / "points.1.jsonl"
+    torn = other.read_bytes() + b'{"index": 3, "val'  # its writer is in the middle of a line
+    other.write_bytes(torn)
+    PointLog(path, "old", 2, rank=2).append(2, None, [2.0, 1.0])
+    assert sorted(PointLog(path, "k", 2).done()) == [1]
+    assert other.read_bytes() == torn
+    assert (tmp_path / "points.2.jsonl").exists()
+
+
+def test_a_malformed_line_of_another_process_is_named(tmp_path):
+    path = tmp_path / "points.jsonl"
+    PointLog(path, "k", 2, rank=1)
+    with open(tmp_path / "points.1.jsonl", "a") as handle:
+        handle.write("{}\n")
+    with pytest.raises(RunError, match=r"points\.1\.jsonl, line 2"):
+        PointLog(path, "k", 2)

@@ -216,3 +216,39 @@ def test_clipping_bounds_each_member_by_itself(tmp_path):
         {name: t[2].detach() for name, t in company.items()},
         {name: t[0].detach() for name, t in single.items()},
     )
+
+
+@pytest.mark.parametrize("network", [mlp, Normalised])
+@pytest.mark.parametrize("vectorize", ["always", "never"])
+def test_processes_that_divide_the_members_do_together_what_one_does(network, vectorize):
+    whole = population(network, vectorize)
+    shares = [population(network, vectorize) for _ in range(2)]
+    sent = []  # what the processes put into a sum, until it is added up
+    for rank, share in enumerate(shares):
+        share.divide(rank, 2, lambda buffer: sent.append(buffer))
+    everyone = [whole, *shares]
+    optimizers = [learner.optimizers()["weights"] for learner in everyone]
+    for step in range(3):
+        batch = task().data("train")[list(range(20 * step, 20 * step + 20))]
+        updates = [learner.update(batch, step) for learner in everyone]
+        assert len({update.passes for update in updates}) == 1
+        for update, optimizer in zip(updates, optimizers, strict=True):
+            optimizer.zero_grad()
+            update.loss.backward()
+        for one, other in zip(*(share.stacked for share in shares), strict=True):
+            one.grad = other.grad = (one.grad + other.grad) / 2
+        for learner, optimizer in zip(everyone, optimizers, strict=True):
+            optimizer.step()
+            with torch.no_grad():
+                learner.after_step("weights", step)
+        for one, other in zip(sent[: len(sent) // 2], sent[len(sent) // 2 :], strict=True):
+            one += other
+            other.copy_(one)
+        sent.clear()
+    for share in shares:
+        close(share.state(), whole.state())
+
+
+def test_more_processes_than_members_are_refused():
+    with pytest.raises(ConfigError, match="3 networks for 4 processes"):
+        population().divide(0, 4, lambda tensor: None)

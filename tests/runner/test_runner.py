@@ -369,8 +369,10 @@ def test_plain_progress_reports_the_end(tmp_path, capsys):
 
 def test_only_whole_files_are_left(tmp_path):
     fit(tmp_path)
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["last.ckpt"]
-    assert json.dumps(os.listdir(tmp_path)) == '["checkpoints"]'
+    found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {"checkpoints/last.ckpt", "progress.json"}
+    told = json.loads((tmp_path / "progress.json").read_text())
+    assert told["done"] == told["total"] == BUDGET["steps"]
 
 
 def test_a_fit_inside_a_fit_has_its_own_checkpoint_cost_and_curves(tmp_path):
@@ -412,3 +414,41 @@ def test_a_fit_in_one_process_has_the_devices_that_lightning_would(wanted, chose
 def test_devices_that_are_not_there_are_refused(wanted, monkeypatch):
     with pytest.raises(ConfigError, match=r"runner\.devices="):
         devices_of(wanted, monkeypatch, gpus=3)
+
+
+# ---------------------------------------------------------------------- schedulers
+
+
+def test_whoever_listens_to_signals_is_heard_while_lightning_trains(tmp_path, monkeypatch):
+    """In a job of Slurm too, where Lightning would requeue by itself."""
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    heard, listening = [], {}
+    own = (signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.signal(number, lambda n, _: heard.append(n)) for number in own}
+    try:
+
+        def validate():
+            listening.update({n: signal.getsignal(n) for n in (signal.SIGUSR1, *own)})
+            os.kill(os.getpid(), signal.SIGTERM)
+            return 0.0
+
+        learner, _ = fit(tmp_path, validate=validate)
+        assert learner.count == sum(range(1, 25))  # SIGTERM is theirs to act upon
+        assert set(heard) == {signal.SIGTERM}
+        assert listening[signal.SIGUSR1] == signal.SIG_DFL
+        assert [signal.getsignal(n) for n in own] == [listening[n] for n in own]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_one_device_needs_no_strategy_for_several(tmp_path):
+    _, used = fit(tmp_path, strategy="ddp_find_unused_parameters_true", devices="auto")
+    assert used.device == "1 x cpu"
+    assert not torch.distributed.is_initialized()
+
+
+def test_an_unknown_shard_is_refused():
+    with pytest.raises(ConfigError, match="data, members"):
+        Runner(shard="rows")

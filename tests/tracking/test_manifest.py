@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ import pytest
 
 from frontrunner import files
 from frontrunner.errors import ConfigError, DivergenceError, RunError
-from frontrunner.tracking import manifest
+from frontrunner.tracking import lock, manifest
 from frontrunner.tracking.manifest import RunRecord, claim, config_hash
 
 HOLD = """
@@ -298,3 +302,154 @@ def test_same_process_is_refused_too_and_leaving_releases(tmp_path: Path) -> Non
 def test_different_directories_do_not_exclude_one_another(tmp_path: Path) -> None:
     with claim(tmp_path / "a"), claim(tmp_path / "b"):
         assert (tmp_path / "a" / ".lock").read_text().startswith(f"pid {os.getpid()}")
+
+
+# ---------------------------------------------------------------------- lease
+
+ELSEWHERE = """
+import fcntl, sys, time
+from frontrunner.tracking import lock
+lock.BEAT = 0.2
+if sys.argv[2] == "elsewhere":
+    lock._machine = lambda: "another kernel"
+    lock.socket.gethostname = lambda: "faraway"
+    fcntl.flock = lambda *options: None  # a lock that other machines do not see
+with lock.claim(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+
+
+def elsewhere(
+    directory: Path, where: str = "elsewhere", seconds: float = 60
+) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, str(directory), where, str(seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@contextmanager
+def taken_over(directory: Path) -> Iterator[None]:
+    """`claim` where it says that it watches a holder elsewhere first."""
+    with ExitStack() as stack:
+        with pytest.warns(UserWarning, match="on host faraway: watching"):
+            stack.enter_context(claim(directory))
+        yield
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_holder_on_another_machine_is_respected_as_long_as_it_lives(
+    tmp_path: Path, fast: None
+) -> None:
+    process = elsewhere(tmp_path)
+    try:
+        assert manifest.is_held(tmp_path)
+        refused = pytest.raises(RunError, match=f"pid {process.pid} on host faraway")
+        with refused, taken_over(tmp_path):
+            pass
+        assert process.poll() is None
+    finally:
+        end(process)
+
+
+def test_dead_holder_on_another_machine_is_replaced_after_three_beats(
+    tmp_path: Path, fast: None
+) -> None:
+    end(elsewhere(tmp_path))
+    found = manifest.holder(tmp_path)
+    assert found is not None
+    assert (found.host, found.quiet is not None) == ("faraway", True)
+    start = time.monotonic()
+    with taken_over(tmp_path):
+        assert time.monotonic() - start >= 4 * lock.BEAT
+        assert manifest.holder(tmp_path) == lock.Holder(lock.socket.gethostname(), os.getpid())
+    assert manifest.holder(tmp_path) is None
+
+
+def test_a_clock_that_jumps_neither_frees_nor_keeps(
+    tmp_path: Path, fast: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    process = elsewhere(tmp_path)
+    os.utime(tmp_path / ".lock", (1, 1))
+    try:
+        with pytest.raises(RunError), taken_over(tmp_path):
+            pass
+    finally:
+        end(process)
+    os.utime(tmp_path / ".lock", (5e9, 5e9))
+    with taken_over(tmp_path):
+        pass
+
+
+def test_released_or_killed_on_this_machine_is_free_at_once(tmp_path: Path, fast: None) -> None:
+    elsewhere(tmp_path, seconds=0).communicate(timeout=10)  # ended, and released
+    assert not manifest.is_held(tmp_path)
+    end(elsewhere(tmp_path, "here"))
+    assert not manifest.is_held(tmp_path)
+    start = time.monotonic()
+    with claim(tmp_path):
+        assert time.monotonic() - start < lock.BEAT
+
+
+def test_holder_that_was_replaced_while_it_was_suspended_stops_at_once(
+    tmp_path: Path, fast: None
+) -> None:
+    process = elsewhere(tmp_path)
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        with taken_over(tmp_path):
+            os.kill(process.pid, signal.SIGCONT)
+            _, said = process.communicate(timeout=10)
+            assert process.returncode == 75
+            assert said.count("\n") == 1
+            assert "held by another process now" in said
+            time.sleep(2 * lock.BEAT)  # this one goes on
+    finally:
+        end(process)
+
+
+def test_of_two_that_start_at_once_unseen_one_remains(tmp_path: Path, fast: None) -> None:
+    first = elsewhere(tmp_path)
+    before = (tmp_path / ".lock").read_bytes()
+    end(first)
+    (tmp_path / ".lock").write_bytes(b"")
+    second = elsewhere(tmp_path)
+    (tmp_path / ".lock").write_bytes(before)  # written after it had looked
+    try:
+        assert second.wait(timeout=10) == 75
+    finally:
+        end(second)
+
+
+def test_nobody_can_tell_who_held_a_file_that_says_nothing(tmp_path: Path) -> None:
+    for content in (b"", b"pid 1 on host x\n", b"pid 1\n[]\n", b"pid 1\n{}\n", b"\xff\n\xff"):
+        (tmp_path / ".lock").write_bytes(content)
+        assert manifest.holder(tmp_path) is None
+        with claim(tmp_path):
+            pass
+
+
+def test_looking_who_holds_it_does_not_keep_anybody_out(tmp_path: Path) -> None:
+    with claim(tmp_path):
+        pass
+    with open(tmp_path / ".lock") as handle:  # what `is_held` does for an instant
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (handle, fcntl.LOCK_UN)).start()
+        with claim(tmp_path):
+            pass

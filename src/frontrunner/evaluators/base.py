@@ -17,6 +17,7 @@ from frontrunner.front.objective import Objective
 from frontrunner.front.points import PointLog
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.preferences import grid
+from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks.base import Task
 
 Array = NDArray[np.float64]
@@ -103,21 +104,24 @@ class Evaluator(ABC):
         task: Task,
         log: PointLog | None = None,
         device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
     ) -> Front:
         """Score a Pareto set. Points already in ``log`` are not scored again.
+
+        Of several processes, process r of W scores the preferences r, r + W, …; all of them have to
+        call this, each with a log of its own, and all get the same front.
 
         Raises:
             FrontError: an objective is not finite; the preference is named.
         """
         preferences = pareto_set.preferences if self.points is None else grid(task.m, self.points)
         done: dict[int, dict[str, Any]] = log.done() if log else {}
-        values, costs = [], []
-        for index, preference in enumerate(preferences):
+        mine: list[tuple[list[float], dict[str, float]]] = []
+        for index in range(ranks.rank, len(preferences), ranks.world):
             if index in done:
-                values.append(done[index]["values"])
-                costs.append(done[index]["cost"])
+                mine.append((done[index]["values"], done[index]["cost"]))
                 continue
-            start = time.perf_counter()
+            preference, start = preferences[index], time.perf_counter()
             point, beside = self.scored(pareto_set, task, preference, device)
             if not np.isfinite(point).all():
                 raise FrontError(
@@ -127,18 +131,19 @@ class Evaluator(ABC):
             cost = {"seconds": time.perf_counter() - start, **beside}
             if log:
                 log.append(index, preference, point, cost)
-            values.append([float(x) for x in point])
-            costs.append(cost)
+            mine.append(([float(x) for x in point], cost))
+        shares = ranks.gather(mine)
+        points = [shares[i % ranks.world][i // ranks.world] for i in range(len(preferences))]
         objectives, reference = self.axes(task)
         if self.reference_point is not None:
             reference = self.reference_point
         return Front(
             objectives=objectives,
-            values=np.array(values),
+            values=np.array([values for values, _ in points]),
             preferences=preferences,
             preference_kind=pareto_set.preference_kind,
             preference_names=tuple(o.name for o in task.objectives) if self.own_axes else (),
             reference_point=None if reference is None else np.asarray(reference),
-            costs=tuple(costs),
+            costs=tuple(cost for _, cost in points),
             info=self.info(task),
         )

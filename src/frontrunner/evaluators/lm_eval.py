@@ -30,6 +30,7 @@ from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
 from frontrunner.front.points import PointLog
 from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks import causal_lm
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.language import LanguageTask
@@ -171,13 +172,14 @@ class LmEval(Evaluator):
         task: Task,
         log: PointLog | None = None,
         device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
     ) -> Front:
         self._directory = log.path.parent / FOLDER if log else None
-        if self._directory and self.loaded.folder:
+        if self._directory and self.loaded.folder and ranks.rank == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
             for path in self.loaded.folder.glob("*.yaml"):
                 shutil.copyfile(path, self._directory / path.name)
-        return super().evaluate(pareto_set, task, log, device)
+        return super().evaluate(pareto_set, task, log, device, ranks)
 
     def score(
         self, pareto_set: ParetoSet, task: Task, preference: Array, device: torch.device | str

@@ -16,6 +16,7 @@ from frontrunner.front.objective import Objective
 from frontrunner.front.points import PointLog
 from frontrunner.methods.base import choice
 from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks.base import Measure, Split, Task
 from frontrunner.tasks.pruning import PruningTask
 
@@ -75,10 +76,12 @@ class Objectives(Evaluator):
         task: Task,
         log: PointLog | None = None,
         device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
     ) -> Front:
-        """As elsewhere; of a pruned model, ``info["dense"]`` has the objectives before pruning."""
-        if not isinstance(task, PruningTask):
-            return super().evaluate(pareto_set, task, log, device)
+        """As elsewhere; of a pruned model, ``info["dense"]`` has the objectives before pruning, in
+        the first process."""
+        if not isinstance(task, PruningTask) or ranks.rank:
+            return super().evaluate(pareto_set, task, log, device, ranks)
         # First, and not kept: a device may have no room for two models.
         values = task.measure(
             task.network().to(device),
@@ -87,7 +90,7 @@ class Objectives(Evaluator):
             device=device,
             batch_size=self.batch_size,
         )
-        front = super().evaluate(pareto_set, task, log, device)
+        front = super().evaluate(pareto_set, task, log, device, ranks)
         names = [objective.name for objective in task.objectives]
         return front.with_info({"dense": dict(zip(names, values.tolist(), strict=True))})
 

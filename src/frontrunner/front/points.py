@@ -35,15 +35,23 @@ class PointLog:
             Pareto set and the evaluator, say.
         m: number of objectives.
         entries: of a preference; None takes m.
+        rank: which of several processes this is. Process r > 0 writes ``points.r.jsonl`` instead;
+            points in the files of the others are known as well, as far as they are there now.
 
     Raises:
         RunError: a malformed line (file and line are named), or a file that cannot be written.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], key: str, m: int, entries: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        key: str,
+        m: int,
+        entries: int | None = None,
+        rank: int = 0,
     ) -> None:
-        self.path = Path(path)
+        first = Path(path)
+        self.path = first.with_suffix(f".{rank}{first.suffix}") if rank else first
         self._m, self._entries = m, m if entries is None else entries
         self._done: dict[int, dict[str, Any]] = {}
         try:
@@ -52,6 +60,10 @@ class PointLog:
                 files.write_text(self.path, json.dumps(header) + "\n")
         except OSError as error:
             raise RunError(f"{self.path} cannot be opened: {error.strerror or error}") from None
+        for other in sorted(first.parent.glob(f"{first.stem}*{first.suffix}")):
+            if other != self.path:
+                found, _ = self._points(other, key)
+                self._done = (found or {}) | self._done
 
     def done(self) -> dict[int, dict[str, Any]]:
         """The points on disk, by index: ``{"index", "preference", "values", "cost"}``."""
@@ -94,22 +106,35 @@ class PointLog:
         """Read an existing file; False if a new one has to be written."""
         if not self.path.exists():
             return False
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1  # bytes after the last line end were cut short
-        lines = content[:whole].splitlines()
-        header = self._parse(lines[0], 1) if lines else {}
-        if header.get("key") != key or header.get("schema_version") != SCHEMA_VERSION:
+        found, whole = self._points(self.path, key)
+        if found is None:
             os.replace(self.path, self.path.with_name(self.path.name + ".previous"))
             return False
-        for number, line in enumerate(lines[1:], start=2):
-            record = self._parse(line, number)
-            problem = _problem(record, self._m, self._entries)
-            if problem:
-                raise self._malformed(number, problem)
-            self._done[record["index"]] = record
-        if whole < len(content):
+        self._done = found
+        if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
         return True
+
+    def _points(self, path: Path, key: str) -> tuple[dict[int, dict[str, Any]] | None, int]:
+        """The points in a file, None if it is of another key or schema version; and its length up
+        to the last line end, since bytes after it were cut short."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # its writer is setting it aside
+            return None, 0
+        whole = content.rfind(b"\n") + 1
+        lines = content[:whole].splitlines()
+        header = self._parse(path, lines[0], 1) if lines else {}
+        if header.get("key") != key or header.get("schema_version") != SCHEMA_VERSION:
+            return None, whole
+        found = {}
+        for number, line in enumerate(lines[1:], start=2):
+            record = self._parse(path, line, number)
+            problem = _problem(record, self._m, self._entries)
+            if problem:
+                raise self._malformed(path, number, problem)
+            found[record["index"]] = record
+        return found, whole
 
     def _write(self, line: str, index: int) -> None:
         size = None
@@ -128,18 +153,18 @@ class PointLog:
                 f"its {len(self._done)} earlier points are kept: make room and run again"
             ) from None
 
-    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+    def _parse(self, path: Path, line: bytes, number: int) -> dict[str, Any]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise self._malformed(number, f"not JSON ({error})") from None
+            raise self._malformed(path, number, f"not JSON ({error})") from None
         if not isinstance(value, dict):
-            raise self._malformed(number, "not a JSON object")
+            raise self._malformed(path, number, "not a JSON object")
         return value
 
-    def _malformed(self, number: int, problem: str) -> RunError:
+    def _malformed(self, path: Path, number: int, problem: str) -> RunError:
         return RunError(
-            f"{self.path}, line {number}: {problem}; repair the line, or delete the file to "
+            f"{path}, line {number}: {problem}; repair the line, or delete the file to "
             "evaluate every point again"
         )
 

@@ -16,8 +16,8 @@ class Method(ABC):
     """An algorithm that turns a task into a Pareto set. It never sees the test split.
 
     Attributes:
-        distributed: whether the other processes of a distributed run have a part in it; if not,
-            they end before it begins.
+        distributed: whether the other processes of a run have a part in it; if not, they wait for
+            the Pareto set, to score it.
     """
 
     distributed = True

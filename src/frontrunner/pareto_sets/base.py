@@ -163,6 +163,13 @@ def is_complete(directory: str | os.PathLike[str]) -> bool:
     return (Path(directory) / "pareto_set.json").is_file()
 
 
+def stored_digest(directory: str | os.PathLike[str]) -> str | None:
+    """The digest of the Pareto set that was saved here, None if there is none."""
+    if not is_complete(directory):
+        return None
+    return str(files.read_json(Path(directory) / "pareto_set.json").get("digest"))
+
+
 def load(directory: str | os.PathLike[str], task: Task) -> ParetoSet:
     """Read a Pareto set; the task supplies the network that the weights go into.
 

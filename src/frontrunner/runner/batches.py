@@ -19,10 +19,20 @@ class StepSampler(Sampler[list[int]]):
     epoch). The last slice of an epoch may be short (or dropped when it has a single sample and the
     epoch has others, since batch statistics of one sample are undefined). With several processes
     each takes every ``world``-th index of the slice, so together they see what one process would;
-    where the slice has fewer indices than there are processes, some of them repeat an index.
+    where the slice has fewer indices than there are processes, some of them repeat an index. With
+    ``whole`` each takes all of the slice instead.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, total: int, every: int) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        total: int,
+        every: int,
+        whole: bool = False,
+    ) -> None:
+        self.whole = whole
         self.size, self.batch_size, self.seed = size, min(batch_size, size), seed
         self.total, self.every = total, every
         self.per_epoch = max(1, -(-size // self.batch_size))
@@ -51,7 +61,11 @@ class StepSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if (
+            not self.whole
+            and torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+        ):
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         start = self.round * self.every
         for step in range(start, min(self.total, start + self.every)):

@@ -59,6 +59,20 @@ class Learner(nn.Module, ABC):
         """
         nn.utils.clip_grad_norm_(self.parameters(), bound)
 
+    def divide(self, rank: int, world: int, add_up: Callable[[Tensor], None]) -> None:
+        """Compute from here on the losses of this process's share of several independent models
+        only. Each process sees whole mini-batches; gradients are averaged over all ``world``.
+
+        ``add_up`` sums a tensor over the processes, in place.
+
+        Raises:
+            ConfigError: a learner that has no such models, or fewer than processes.
+        """
+        raise ConfigError(
+            "runner.shard=members is for methods that train a network for each preference, such as "
+            "learning/linear_scalarization; set runner.shard=data"
+        )
+
     def after_step(self, turn: str, step: int) -> None:
         """Called after the optimiser stepped; the place for projections."""
 

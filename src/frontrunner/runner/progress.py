@@ -1,20 +1,37 @@
-"""How training shows that it moves: a bar on a terminal, a few lines elsewhere."""
+"""How training shows that it moves: a bar on a terminal, a few lines elsewhere, and a file."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from frontrunner import files
+
+FILE = "progress.json"
+EVERY = 2.0  # seconds between two writings of the file
+
 
 class Progress:
-    """Shows steps taken, the validation score and the time, on standard error."""
+    """Shows steps taken, the validation score and the time, on standard error, and keeps the steps
+    in ``progress.json`` for whoever asks from elsewhere.
 
-    def __init__(self, mode: str, label: str, total: int) -> None:
+    Args:
+        mode: ``auto``, ``bar``, ``plain`` or ``none``.
+        label: of the run.
+        total: steps.
+        directory: where the file goes; None writes none.
+    """
+
+    def __init__(self, mode: str, label: str, total: int, directory: Path | None = None) -> None:
         if mode == "auto":
             mode = "bar" if sys.stderr.isatty() else "plain"
         self.mode, self.label, self.total = mode, label, total
+        self._file = None if directory is None else directory / FILE
+        self._written = float("-inf")
         self._bar: Any = None
         self._next = 0.0
         self._start = time.perf_counter()
@@ -48,6 +65,11 @@ class Progress:
 
     def update(self, step: int, score: float | None, name: str = "hypervolume") -> None:
         """Show that ``step`` steps are done, and the validation score so named."""
+        now = time.monotonic()
+        if self._file and (now - self._written >= EVERY or step == self.total):
+            self._written = now
+            with contextlib.suppress(OSError):  # a full disk is for the run itself to report
+                files.write_json(self._file, {"what": "step", "done": step, "total": self.total})
         short = "HV" if name == "hypervolume" else name
         text = "" if score is None else f"validation {short} {score:.4f}"
         if self._bar is not None:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from frontrunner.errors import ConfigError, RunError, first_line, nearest
 from frontrunner.runner.learner import Learner
+from frontrunner.runner.place import Place
 from frontrunner.runner.progress import Progress
+from frontrunner.runner.ranks import ALONE, Failed, Ranks, together
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -29,6 +31,8 @@ class Runner:
         seed: of the order of the data.
         accelerator, devices, num_nodes, strategy, precision, profiler, deterministic: as in
             `lightning.Trainer`.
+        shard: what processes divide when they train: ``data`` (each mini-batch) or ``members`` (the
+            networks of a population).
         num_workers: data loader processes.
         threads: CPU threads of torch, or None to leave them.
         progress: ``auto`` (a bar on a terminal, lines elsewhere), ``bar``, ``plain`` or ``none``.
@@ -45,6 +49,7 @@ class Runner:
         devices: Any = 1,
         num_nodes: int = 1,
         strategy: str = "auto",
+        shard: str = "data",
         precision: str = "32-true",
         profiler: str | None = None,
         deterministic: bool = False,
@@ -58,8 +63,11 @@ class Runner:
             raise ConfigError(f"runner.progress={progress} is not one of auto, bar, plain, none")
         if threads is not None and threads < 1:
             raise ConfigError(f"runner.threads={threads} must be at least 1, or null")
+        if shard not in ("data", "members"):
+            raise ConfigError(f"runner.shard={shard} is not one of data, members")
         self.directory = Path(directory)
-        self.seed = seed
+        self.seed, self.shard = seed, shard
+        self.ranks: Ranks = ALONE
         self.num_workers, self.threads = num_workers, threads
         self.progress, self.label = progress, label
         self.log = log
@@ -85,14 +93,50 @@ class Runner:
         return self.directory / "checkpoints" / "last.ckpt"
 
     @property
-    def evaluation_device(self) -> str:
-        """Where one process scores a Pareto set: the first GPU if training may use GPUs."""
+    def _told(self) -> Path | None:
+        """Where this process keeps how far it is: one of them is enough."""
+        return self.directory if self.ranks.rank == 0 else None
+
+    @contextlib.contextmanager
+    def together(
+        self, name: str, distributed: bool, failed: Failed | None = None
+    ) -> Iterator[Ranks]:
+        """Carry out a run in as many processes as the settings say, or as torchrun or srun started;
+        ``ranks`` is what this one is among them. See `frontrunner.runner.ranks.together`.
+
+        Where ``strategy`` is auto, a method that is not ``distributed`` has one process for all
+        devices.
+        """
+        processes = 1
+        if Place.here() is None and (distributed or self.trainer_options["strategy"] != "auto"):
+            processes = len(self.one_shot_devices)
+            if self.trainer_options["num_nodes"] != 1:
+                raise ConfigError("runner.num_nodes is for processes that srun or torchrun starts")
+        with together(processes, name, failed) as self.ranks:
+            try:
+                yield self.ranks
+            finally:
+                self.ranks = ALONE
+
+    @property
+    def _kind(self) -> str:
         import torch
 
         wanted = str(self.trainer_options["accelerator"])
-        if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-            return "cuda"
-        return "cpu"
+        return "cuda" if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+    @property
+    def evaluation_device(self) -> str:
+        """Where this process scores a Pareto set: the GPU of its own if training may use GPUs, the
+        first one where it is alone."""
+        import torch
+
+        if self._kind == "cpu" or self.ranks.world == 1:
+            return self._kind
+        chosen = self.one_shot_devices
+        if len(chosen) == 1:  # the others' devices are not among the settings
+            chosen = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        return chosen[self.ranks.local_rank % len(chosen)]
 
     @property
     def one_shot_devices(self) -> list[str]:
@@ -104,7 +148,7 @@ class Runner:
         """
         import torch
 
-        kind, wanted = self.evaluation_device, self.trainer_options["devices"]
+        kind, wanted = self._kind, self.trainer_options["devices"]
         gpus = torch.cuda.device_count() if kind == "cuda" else 0
         try:
             if wanted in ("auto", "-1", -1):
@@ -137,7 +181,8 @@ class Runner:
         validate: Callable[[], float] | None = None,
         score: str = "hypervolume",
     ) -> None:
-        """Train ``learner`` in place for ``steps`` mini-batches and leave its best state in it.
+        """Train ``learner`` in place for ``steps`` mini-batches and leave its best state in it; in
+        all processes of `together`, which divide the work as ``shard`` says.
 
         ``clip`` bounds the gradient's norm. The steps are divided into ``rounds``; after each one
         ``validate`` scores the learner (higher is better; ``score`` is what curves call it), the
@@ -147,7 +192,8 @@ class Runner:
         Raises:
             DivergenceError: a non-finite loss or weight; the last checkpoint before it is kept.
             RunError: a checkpoint that cannot be read, or is of another configuration.
-            ConfigError: a setting Lightning refuses.
+            ConfigError: a setting Lightning refuses, a number of processes that is not that of the
+                devices, or a learner that has no members to divide.
         """
         import torch
         from lightning.pytorch import Trainer
@@ -158,11 +204,14 @@ class Runner:
         _quiet_lightning()
         if steps < 1 or rounds < 1 or batch_size < 1:
             raise ConfigError("steps, rounds and batch_size are at least 1")
+        ranks, members = self.ranks, self.shard == "members"
+        if members:
+            learner.divide(ranks.rank, ranks.world, ranks.sum)
         threads = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         every = -(-steps // min(rounds, steps))
-        display = Progress(self.progress, self.label, steps)
+        display = Progress(self.progress, self.label, steps, self._told)
 
         def report(metrics: Mapping[str, float], step: int) -> None:
             display.update(step, metrics.get(f"validation/{score}"), score)
@@ -179,26 +228,39 @@ class Runner:
             clip=clip,
             score=score,
         )
-        sampler = StepSampler(len(dataset), batch_size, self.seed, steps, every)  # type: ignore[arg-type]
+        size: int = len(dataset)  # type: ignore[arg-type]
+        sampler = StepSampler(size, batch_size, self.seed, steps, every, whole=members)
+        options = dict(self.trainer_options)
+        if ranks.world == 1 and str(options["strategy"]).startswith("ddp"):
+            options["strategy"] = "auto"  # nobody to synchronise with
         try:
             trainer = Trainer(
                 max_epochs=-(-steps // every),
                 logger=False,
                 enable_checkpointing=True,
-                callbacks=[training.RoundCheckpoint(self.checkpoint)],
-                plugins=[training.AtomicCheckpointIO()],
+                callbacks=[training.RoundCheckpoint(self.checkpoint), training.KeepSignals()],
+                plugins=[training.AtomicCheckpointIO(), training.Processes(ranks)],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 use_distributed_sampler=False,
                 num_sanity_val_steps=0,
                 default_root_dir=self.directory,
                 profiler=profiler,
-                **self.trainer_options,
+                **options,
             )
         except Exception as error:
             # Lightning raises half a dozen types for unusable devices, strategies and precisions.
             raise ConfigError(f"runner: {first_line(error)}") from error
+        if trainer.world_size != ranks.world:
+            raise ConfigError(
+                f"{ranks.world} processes, but runner.devices={options['devices']} and "
+                f"runner.num_nodes={options['num_nodes']} make {trainer.world_size}: set "
+                "runner=ddp and a device for each process of a node"
+            )
         resume, taken = self._usable_checkpoint()
+        if len(set(ranks.gather(taken))) > 1:
+            raise RunError(f"not every process sees {self.checkpoint}: share the output folder")
+        ranks.group(self._kind == "cuda")
         # Lightning opens the data before it tells the sampler which round it continues with.
         sampler.set_epoch(taken // every)
         handler = signal.getsignal(signal.SIGINT)
@@ -235,8 +297,13 @@ class Runner:
             torch.set_num_threads(self.threads)
         start, done = time.perf_counter(), 0
         self.cost = {"seconds": 0.0, "forward_passes": 0, "steps": 0}
-        self.device = f"{devices} x {self.evaluation_device}"
-        display = Progress(self.progress if parts else "none", self.label, max(parts, 1))
+        self.device = f"{devices} x {self._kind}"
+        display = Progress(
+            self.progress if parts else "none",
+            self.label,
+            max(parts, 1),
+            self._told if parts else None,
+        )
 
         def advance() -> None:
             nonlocal done
@@ -318,6 +385,7 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for pattern in (
         ".*LeafSpec.*",
+        ".*`srun` command is available.*",
         ".*does not have many workers.*",
         ".*tensorboardX.*",
         ".*Checkpoint directory .* exists.*",

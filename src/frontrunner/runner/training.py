@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from frontrunner import files
 from frontrunner.errors import DivergenceError, RunError
 from frontrunner.runner.learner import Learner
+from frontrunner.runner.ranks import Ranks
 
 Report = Callable[[Mapping[str, float], int], None]
 
@@ -207,3 +210,61 @@ class RoundCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.save_checkpoint(self.path)
+
+
+class KeepSignals(Callback):
+    """Leaves signals to those who listen to them already, a sweep for example: Lightning puts
+    handlers of its own before theirs, which synchronise processes in the middle of anything."""
+
+    def __init__(self) -> None:
+        listened = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        self.before = {number: signal.getsignal(number) for number in listened}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for number, handler in self.before.items():
+            # Alone, Lightning's answer to SIGTERM (an orderly end) is better than none.
+            if callable(handler) or (handler is not None and trainer.world_size > 1):
+                signal.signal(number, handler)
+
+
+class Processes(ClusterEnvironment):
+    """Tells Lightning who this process is among those of a run, so that it starts none, and asks no
+    scheduler for a requeue."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self.ranks = ranks
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self.ranks.address
+
+    @property
+    def main_port(self) -> int:
+        return self.ranks.port
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.ranks.world
+
+    def set_world_size(self, size: int) -> None:
+        """It is known already."""
+
+    def global_rank(self) -> int:
+        return self.ranks.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """It is known already."""
+
+    def local_rank(self) -> int:
+        return self.ranks.local_rank
+
+    def node_rank(self) -> int:
+        return self.ranks.node

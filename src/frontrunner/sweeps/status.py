@@ -167,12 +167,22 @@ def _standing(
 
 
 def _progress(directory: Path, record: Any) -> str:
-    """What the run last said of its steps or points."""
+    """What the run last said of its steps, or how many points it has scored since."""
+    points = sum(_points(path) for path in directory.glob("points*.jsonl"))
+    if points and (directory / "pareto_set" / "pareto_set.json").exists():
+        return f"point {points}"
     try:
         told = files.read_json(directory / "progress.json")
         return f"{told['what']} {told['done']}/{told['total']}"
     except (RunError, OSError, KeyError, TypeError):
         return ""
+
+
+def _points(path: Path) -> int:
+    try:
+        return max(0, path.read_bytes().count(b"\n") - 1)  # the first line is a header
+    except OSError:
+        return 0
 
 
 def _one_line(text: str) -> str:

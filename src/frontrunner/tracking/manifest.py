@@ -1,22 +1,18 @@
-"""``run.json``: what a run is, how it stands, and the lock that keeps two processes out of it."""
+"""``run.json``: what a run is, and how it stands. `claim` keeps two processes out of it."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import math
 import os
 import platform
 import resource
-import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +20,9 @@ from typing import Any
 
 from frontrunner import files
 from frontrunner.errors import ConfigError, RunError, nearest
+from frontrunner.tracking.lock import claim as claim
+from frontrunner.tracking.lock import holder as holder
+from frontrunner.tracking.lock import is_held as is_held
 
 SCHEMA_VERSION = 1
 FILE = "run.json"
@@ -247,76 +246,6 @@ class RunRecord:
             self.update(**fields, status="failed", finished=_now(), error=entry)
         except OSError as problem:
             warnings.warn(f"the failure could not be recorded: {problem}", stacklevel=2)
-
-
-# ---------------------------------------------------------------------- lock
-
-_held: set[int] = set()
-
-
-def _close_in_child() -> None:
-    # A forked worker shares the lock and would keep it alive after its parent was killed. Closing
-    # the child's descriptor leaves the parent's lock as it is.
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
-@contextmanager
-def claim(directory: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a run directory for this process, by an exclusive lock on ``<directory>/.lock``.
-
-    The kernel releases the lock when the process ends, however it ends; a ``.lock`` file that is
-    lying about means nothing. Where the file system has no locks it warns and goes on without.
-
-    Raises:
-        RunError: another process holds it; the message names its pid and host.
-    """
-    path = Path(directory) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    _held.add(descriptor)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                holder = os.pread(descriptor, 300, 0).decode(errors="replace").strip()
-                raise RunError(
-                    f"another process is running this ({holder or 'not named yet'}): wait for it, "
-                    f"stop it, or give another directory than {directory}"
-                ) from None
-            warnings.warn(
-                f"{path} cannot be locked ({error.strerror}): nothing keeps a second process out",
-                stacklevel=3,
-            )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
-        yield
-    finally:
-        # In a forked child that runs on into this line, the descriptor is already closed.
-        if descriptor in _held:
-            _held.discard(descriptor)
-            os.close(descriptor)
-
-
-def is_held(directory: str | os.PathLike[str]) -> bool:
-    """Whether a process holds this directory, as far as its lock can be seen from here. It takes
-    nothing and writes nothing."""
-    try:
-        descriptor = os.open(Path(directory) / ".lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(descriptor)
-    return False
 
 
 # ---------------------------------------------------------------------- details

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 
+from frontrunner.errors import ConfigError
 from frontrunner.methods.base import choice
 from frontrunner.methods.learning.training import Training, adam, train
 from frontrunner.pareto_sets.base import ParetoSet
@@ -76,6 +77,17 @@ class Population(Learner):
         self.schedule = training.rate_schedule()
         self.vectorize = choice("method.vectorize", vectorize, ("auto", "always", "never"))
         self._untried = True
+        self._share, self._processes = slice(None), 1
+
+    def divide(self, rank: int, world: int, add_up: Callable[[Tensor], None]) -> None:
+        count = len(self.preferences)
+        if count < world:
+            raise ConfigError(
+                f"runner.shard=members has {count} networks for {world} processes: set points to "
+                f"{world} or more, or runner.shard=data"
+            )
+        self._share = slice(count * rank // world, count * (rank + 1) // world)
+        self._processes, self._add_up = world, add_up
 
     def state(self) -> dict[str, Tensor]:
         """Stacked parameters and buffers under the network's own names."""
@@ -87,8 +99,17 @@ class Population(Learner):
 
     def update(self, batch: Batch, step: int) -> Update:
         losses = self.objectives(batch)
-        values = self._scalarize(losses, self.preferences.to(losses.dtype))
-        return Update(values.sum(), passes=len(losses))
+        values = self._scalarize(losses, self.preferences[self._share].to(losses.dtype))
+        # Gradients are averaged over processes, each of which has those of its own share alone.
+        return Update(self._processes * values.sum(), passes=len(self.preferences))
+
+    def after_step(self, turn: str, step: int) -> None:
+        if self._processes > 1:
+            for i in range(len(self._buffer_names)):
+                buffer = getattr(self, f"buffer_{i}")
+                own = buffer[self._share].clone()
+                buffer.zero_()[self._share] = own
+                self._add_up(buffer)
 
     @torch.no_grad()
     def clip_gradients(self, turn: str, bound: float) -> None:
@@ -99,26 +120,24 @@ class Population(Learner):
             g.mul_(factors.view(-1, *[1] * (g.ndim - 1)))
 
     def objectives(self, batch: Batch) -> Tensor:
-        """Every network's objectives on one mini-batch, (K, m)."""
+        """Objectives on one mini-batch of every network, or of this process's share: (K, m)."""
+        state = {name: t[self._share] for name, t in self.state().items()}
         if self.vectorize != "never":
             # A refused attempt may have changed buffers in place before it was refused.
             buffers = {n: t.clone() for n, t in self.named_buffers()} if self._untried else {}
             self._untried = False
             try:
-                return vmap(lambda state: self._one(state, batch), randomness="different")(
-                    self.state()
-                )
+                return vmap(lambda state: self._one(state, batch), randomness="different")(state)
             except RuntimeError:
                 if self.vectorize == "always" or not buffers:
                     raise
                 for name, tensor in buffers.items():
                     self.get_buffer(name).copy_(tensor)
                 self.vectorize = "never"
-        state = self.state()
         return torch.stack(
             [
                 self._one({name: t[k] for name, t in state.items()}, batch)
-                for k in range(len(self.preferences))
+                for k in range(len(self.preferences[self._share]))
             ]
         )
 

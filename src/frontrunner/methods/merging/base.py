@@ -68,6 +68,9 @@ class Merger(Method):
         ConfigError: an unknown choice, no candidates, or one that is not a number of at least 0.
     """
 
+    # Little work, done in one process; the others only score.
+    distributed = False
+
     def __init__(
         self,
         rule: Rule,
