@@ -250,6 +250,14 @@ def test_run_m_in_processes(project: Path, words: Words, capfd: pytest.CaptureFi
     assert cli.main(["run", "-m", "launcher=local", *words("none", "seed=0,1")]) == 0
 
 
+def test_other_launchers_of_hydra_run_cells_too(project: Path, words: Words) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    arguments = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *words("none", "seed=0,1")]
+    command = [sys.executable, "-m", "frontrunner.cli", "run", "-m", *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    assert len(list((project / "runs").glob("*/*/front.json"))) == 2
+
+
 def test_devices_are_given_out_one_cell_each(project: Path, words: Words, settle: Settle) -> None:
     arguments = ["launcher=local", "launcher.devices=[3,5]", *words("device", "seed=range(0,4)")]
     sweep, _ = verbs.submit(plans.plan(arguments))

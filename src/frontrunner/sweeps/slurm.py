@@ -173,14 +173,8 @@ class Slurm(Launcher):
     def _check_processes(self, cell: Cell) -> None:
         """Lightning wants as many tasks as devices, and says so only when the job has begun."""
         runner, resources = cell.config["runner"], self.of(cell)
-        tasks = resources.nodes * resources.tasks_per_node
         if "training" not in cell.config["method"]:
-            if tasks > 1:
-                raise ConfigError(
-                    f"{cell.name}: its method is not trained, and works in one process: set "
-                    f"launcher.families.{cell.family}.tasks_per_node=1 and .nodes=1"
-                )
-            return
+            return  # one process fits, and any number of them scores
         for key, wanted, asked in (
             ("nodes", runner.get("num_nodes", 1), resources.nodes),
             ("tasks_per_node", runner.get("devices", 1), resources.tasks_per_node),
