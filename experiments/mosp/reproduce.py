@@ -1,6 +1,6 @@
 """Reproduce what docs/methods/pruning.md claims; every table of that page is printed here.
 
-    python experiments/mosp/reproduce.py [order fronts refit ablation] [--task T] [--seeds N]
+    python experiments/mosp/reproduce.py [order wanda fronts refit ablation] [--task T] [--seeds N]
 
 Tasks are text_domains (embedded texts) and text_domains_local (WikiText-2, GSM8K and Code Alpaca
 under $FRONTRUNNER_DATA). Runs that exist are not run again. Tables go to standard output, and with
@@ -49,6 +49,13 @@ BOUND = ["method=pruning/alps", "method.calibration=weighted"]
 PRINTED = "MOSP as printed"
 AGAIN = "re-pruning for every preference"
 
+GROUPS = {
+    "magnitude, by layer": SINGLE["magnitude"],
+    "magnitude, by output": [*SINGLE["magnitude"], "+method.among=output"],
+    "Wanda, by layer": [*SINGLE["Wanda"], "method.among=layer"],
+    "Wanda, by output": SINGLE["Wanda"],
+}
+
 FRONTS = {
     "SparseGPT": SINGLE["SparseGPT"],
     "ALPS": SINGLE["ALPS"],
@@ -90,6 +97,7 @@ def main() -> int:
     """Print the tables asked for."""
     tables: dict[str, Callable[[Study], tuple[str, Rows]]] = {
         "order": order,
+        "wanda": wanda,
         "fronts": fronts,
         "refit": refit,
         "ablation": ablation,
@@ -159,6 +167,21 @@ def order(study: Study) -> tuple[str, Rows]:
         "last column counts pairs of seed and domain in which magnitude > Wanda > SparseGPT > ALPS."
     )
     return _table(intro, head, lines), rows
+
+
+def wanda(study: Study) -> tuple[str, Rows]:
+    """What Wanda's two ideas do by themselves: input norms, and competition within an output."""
+    lines, rows = [], []
+    for level in study.levels:
+        for label, words in GROUPS.items():
+            values = np.array([equal(run) for run in study.sweep(label, words, level)])
+            lines.append([LEVELS[level][0], label, *(spread(v) for v in values.T)])
+            rows += [
+                {"level": level, "method": label, "seed": s, "perplexities": v.tolist()}
+                for s, v in enumerate(values)
+            ]
+    intro = f"Test perplexities by what weights compete with. {_setting(study)}"
+    return _table(intro, ["sparsity", "method", *study.domains], lines), rows
 
 
 def fronts(study: Study) -> tuple[str, Rows]:

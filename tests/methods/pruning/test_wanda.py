@@ -47,3 +47,12 @@ def test_an_unknown_rounding_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"method.rounding"):
         Wanda(points=3, rounding="up")  # type: ignore[arg-type]
     assert Wanda(points=3).switches()["rounding"] == "exact"
+
+
+def test_weights_of_a_layer_compete_where_it_is_asked_for() -> None:
+    dense = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    settings = {"gram": torch.eye(4), "dense": dense, "sparsity": 0.5}
+    assert solved(**settings, among="layer") == [[0, 0, 0, 0], [1, 1, 1, 1]]
+    assert solved(**settings) == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    with pytest.raises(ConfigError, match=r"method\.among=output"):
+        solved(**settings, among="layer", rounding="truncate")
