@@ -72,4 +72,13 @@ def test_an_allocation_that_is_no_table_is_refused(allocation) -> None:
 
 
 def test_without_data_there_is_nothing_to_say_of_calibration() -> None:
-    assert Magnitude(points=3).switches() == {}
+    assert Magnitude(points=3).switches() == {"among": "layer"}
+
+
+def test_weights_compete_within_an_output_where_it_is_asked_for() -> None:
+    wanted = torch.tensor([[0.0, -5.0, 0.0, 2.0], [0.0, 0.4, -3.0, 0.0]])
+    assert solved(Magnitude(points=3, sparsity=0.5, among="output").pattern) == wanted.tolist()
+    alone = Magnitude(points=3, sparsity=0.75, among="output").pattern
+    assert solved(alone) == [[0, -5, 0, 0], [0, 0, -3, 0]]
+    with pytest.raises(ConfigError, match=r"method\.among"):
+        Magnitude(points=3, among="row")  # type: ignore[arg-type]
