@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from frontrunner.errors import ConfigError, RunError
 def add(command: Any) -> None:
     """Add the subcommands; ``command(name, function, text, overrides=False)`` adds one."""
     sub = command("submit", _submit, "plan a sweep, freeze it, hand it to a launcher", True)
+    text = "accepted; a submit always takes every cell"
+    sub.add_argument("-m", "--multirun", action="store_true", help=text)
     sub.add_argument("--dry-run", action="store_true", help="print the plan, start nothing")
     sub.add_argument("--name", help="of the sweep's folder (default: task and a hash of the cells)")
     sub = command("status", _status, "how the cells of a sweep stand, and why")
@@ -20,8 +23,9 @@ def add(command: Any) -> None:
     sub.add_argument("--watch", action="store_true", help="until no cell waits or runs")
     sub.add_argument("--json", action="store_true", help="everything, for programs")
     sub.add_argument("--only", metavar="STATE", help="cells in these states, e.g. failed,killed")
-    sub = command("retry", _retry, "take up what was lost, and only that", True)
-    sub.add_argument("directory", metavar="DIR", type=Path, help="of the sweep")
+    sub = command("retry", _retry, "take up what was lost, and only that")
+    _folder(sub)
+    sub.add_argument("overrides", nargs="*", help="of the launcher, e.g. launcher.time=240")
     for state in ("failed", "killed", "timeout", "preempted", "node-fail"):
         text = f"only cells that are {state.upper().replace('-', '_')}"
         sub.add_argument(f"--{state}", action="append_const", dest="states", const=state, help=text)
@@ -97,16 +101,20 @@ def multirun(words: list[str]) -> int:
     from frontrunner.sweeps import show, verbs
     from frontrunner.sweeps.launcher import State
     from frontrunner.sweeps.status import statuses
+    from frontrunner.sweeps.sweep import FILE, Sweep
 
     plan = plans.plan(words)
-    sweep, weighed = verbs.submit(plan)
-    if weighed.lost:  # as in the process itself, what failed is tried again
-        verbs.retry(sweep, names=[c.name for c in weighed.lost], launcher=plan.launcher)
-    mine = [c for c in sweep.cells if c.identity in {c.identity for c in plan.cells}]
+    others = {c.identity for c in verbs.weigh(plan).waiting}  # that an earlier submit has started
     try:
+        sweep, weighed = verbs.submit(plan)
+        if weighed.lost:  # as in the process itself, what failed is tried again
+            verbs.retry(sweep, names=[c.name for c in weighed.lost], launcher=plan.launcher)
+        mine = [c for c in sweep.cells if c.identity in {c.identity for c in plan.cells}]
         found = show.watch(sweep, lambda: statuses(sweep, mine), every=0.3)
     except KeyboardInterrupt:
-        verbs.cancel(sweep)
+        if (plan.folder / FILE).is_file():
+            started = [c.identity for c in plan.cells if c.identity not in others]
+            verbs.cancel(Sweep.read(plan.folder), started)
         raise
     lost = [s for s in found if s.state != State.DONE]
     if lost:
@@ -177,7 +185,7 @@ def finished(directory: Path) -> list[Path]:
     missing = [s for s in found if s.state != State.DONE]
     done = [sweep.directory(s.cell) for s in found if s.state == State.DONE]
     if not done:
-        raise RunError(f"no cell of {directory} is done: frontrunner status {directory}")
+        raise RunError(f"no cell of {directory} is done: frontrunner status {_shown(sweep.folder)}")
     for one in missing:
         reason = f": {one.reason}" if one.reason else ""
         print(f"missing {one.cell.name}: {one.state}{reason}", file=sys.stderr)
@@ -198,7 +206,5 @@ def _state(word: str) -> Any:
 
 def _shown(folder: Path) -> str:
     """As short as it can be typed from here."""
-    try:
-        return str(folder.relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder)
+    here = Path.cwd()
+    return shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))

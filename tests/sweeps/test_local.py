@@ -176,7 +176,7 @@ def test_cells_outlive_the_command_that_submitted_them(
     arguments = ["submit", "launcher=local", *words("none", "seed=0,1")]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    (folder,) = (project / "runs" / "sweeps").iterdir()
+    (folder,) = (f.parent for f in (project / "runs" / "sweeps").glob("*/sweep.json"))
     assert {s.state for s in settle(Sweep.read(folder))} == {State.DONE}
 
 

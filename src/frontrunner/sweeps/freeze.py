@@ -53,10 +53,14 @@ def freeze(folder: Path, configs: Iterable[Mapping[str, Any]]) -> tuple[str, dic
     facts: dict[str, Any] = {**git, "patch": None}
     if not (folder / digest).is_dir():
         temporary = folder / f".{digest}.{os.getpid()}.tmp"
-        for inside, path in contents:
-            (temporary / inside).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, temporary / inside)
-        os.replace(temporary, folder / digest)
+        try:
+            for inside, path in contents:
+                (temporary / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, temporary / inside)
+            os.replace(temporary, folder / digest)
+        except OSError as error:  # of a full disk it names the file that is copied
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise type(error)(error.errno, error.strerror, str(folder / digest)) from error
     if git["dirty"]:
         facts["patch"] = f"{digest}.patch"
         files.write_text(folder / facts["patch"], manifest.patch(place) or "")

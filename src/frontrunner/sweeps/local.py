@@ -29,7 +29,8 @@ from frontrunner.sweeps.launcher import Job, JobState, Launcher, Queue, State
 from frontrunner.sweeps.sweep import Cell, Sweep, write_job
 from frontrunner.tracking import manifest
 
-PLAN, JOURNAL = "plan.json", "journal.jsonl"
+PLAN, JOURNAL, OUTPUT = "plan.json", "journal.jsonl", "supervisor.log"
+SUBMIT = "submit"  # held by whoever starts the supervisor, until that is there
 STARTING = 30.0  # seconds that a supervisor may take to say that it is there
 
 
@@ -37,7 +38,8 @@ class Local(Launcher):
     """Runs cells on this machine, in the background.
 
     Args:
-        devices: numbers of the GPUs to use; null takes all there are, or the CPU.
+        devices: numbers of the GPUs to use, among those that ``CUDA_VISIBLE_DEVICES`` leaves; null
+            takes all there are, or the CPU. Where there are none, cells run on the CPU anyway.
         per_device: cells that share a device.
         threads: CPU threads of a cell; null divides the cores among the cells that run at once.
     """
@@ -60,7 +62,11 @@ class Local(Launcher):
         self.devices, self.per_device, self.threads = given, per_device, threads
 
     def check(self, cells: Sequence[Cell]) -> None:
-        places = self._places()
+        places, gpus = self._places(), _gpus()
+        if gpus and self.devices is not None and max(self.devices) >= gpus:
+            raise ConfigError(
+                f"launcher.devices={list(self.devices)}: the GPUs here are {list(range(gpus))}"
+            )
         for cell in cells:
             if needed(cell) > len(places):
                 raise ConfigError(
@@ -70,7 +76,7 @@ class Local(Launcher):
 
     def resources(self, cells: Sequence[Cell]) -> list[str]:
         places = self._places()
-        what = "on the CPU" if places[0] is None else f"on GPUs {sorted({*map(str, places)})}"
+        what = "on the CPU" if places[0] is None or not _gpus() else f"on GPUs {self._devices()}"
         return [f"{len(places)} at a time {what}"]
 
     def submit(self, sweep: Sweep, cells: Sequence[Cell]) -> None:
@@ -87,23 +93,20 @@ class Local(Launcher):
         }
         files.write_json(launch / PLAN, plan)
         (launch / JOURNAL).touch()
-        for cell in ordered:
-            job = f"{launch.name}.{cell.identity}"
-            entry = {"launcher": self.name, "job": job, "sweep": str(sweep.folder)}
-            log = str(_log(sweep, launch, cell.identity))
-            write_job(sweep.directory(cell), {**entry, "log": log})
-        _start(sweep, launch)
+        with manifest.claim(launch / SUBMIT):
+            for cell in ordered:
+                job = f"{launch.name}.{cell.identity}"
+                entry = {"launcher": self.name, "job": job, "sweep": str(sweep.folder)}
+                log = str(_log(sweep, launch, cell.identity))
+                write_job(sweep.directory(cell), {**entry, "log": log})
+            _start(sweep, launch)
 
     def _places(self) -> list[int | None]:
         """A device for every cell that may run at once."""
-        devices: Sequence[int | None]
-        if self.devices is not None:
-            devices = self.devices
-        else:
-            import torch
+        return [device for device in self._devices() for _ in range(self.per_device)]
 
-            devices = list(range(torch.cuda.device_count())) or [None]
-        return [device for device in devices for _ in range(self.per_device)]
+    def _devices(self) -> list[int | None]:
+        return list(self.devices or range(_gpus())) or [None]
 
 
 class LocalQueue(Queue):
@@ -118,9 +121,12 @@ class LocalQueue(Queue):
             if not launch.is_dir():
                 continue
             if launch not in launches:
-                launches[launch] = (_journal(launch), manifest.is_held(launch))
+                # In the order in which they are held, so that no moment is missed between them;
+                # the journal last: what a supervisor writes before it ends is then read.
+                alive = manifest.is_held(launch / SUBMIT) or manifest.is_held(launch)
+                launches[launch] = (_journal(launch), alive)
             journal, alive = launches[launch]
-            found[str(job["job"])] = _state(journal.get(identity), alive)
+            found[str(job["job"])] = _state(journal.get(identity), alive, launch)
         return found
 
     def cancel(self, jobs: Sequence[Job]) -> None:
@@ -132,6 +138,12 @@ class LocalQueue(Queue):
         for launch, identities in wanted.items():
             with open(launch / "cancel", "a", encoding="utf-8") as handle:
                 handle.write("".join(f"{identity}\n" for identity in identities))
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def needed(cell: Cell) -> int:
@@ -212,7 +224,7 @@ def _cell(
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
     if None not in devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(d) for d in devices if d is not None)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     command = [sys.executable, "-P", "-m", "frontrunner.sweeps.cell", folder, identity]
     if len(devices) > 1:  # Lightning starts the other processes by repeating the command line
@@ -223,6 +235,12 @@ def _cell(
     from frontrunner.sweeps.cell import main
 
     sys.exit(main([folder, identity]))
+
+
+def _visible(device: int) -> str:
+    """A GPU by its number among those that whoever submitted could see."""
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return seen[device] if device < len(seen) else str(device)
 
 
 def _modules(cells: Sequence[Cell]) -> list[str]:
@@ -268,7 +286,7 @@ def _command(sweep: Sweep, launch: Path, group: int) -> tuple[list[str], dict[st
 def _start(sweep: Sweep, launch: Path) -> None:
     """Start a supervisor in a session of its own, and wait until it is there."""
     command, environment = _command(sweep, launch, 0)
-    output = launch / "supervisor.log"
+    output = launch / OUTPUT
     with open(output, "w", encoding="utf-8") as handle:
         process = subprocess.Popen(
             command,
@@ -318,7 +336,7 @@ def _cancelled(launch: Path) -> set[str]:
     return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 
 
-def _state(entry: Mapping[str, Any] | None, alive: bool) -> JobState:
+def _state(entry: Mapping[str, Any] | None, alive: bool, launch: Path) -> JobState:
     event = entry["event"] if entry else None
     if event == "cancelled":
         return JobState(State.KILLED, "cancelled before it started")
@@ -326,10 +344,12 @@ def _state(entry: Mapping[str, Any] | None, alive: bool) -> JobState:
         code = int(entry.get("code", 1))
         if code < 0:
             return JobState(State.KILLED, f"ended by {_signal(-code)}")
+        if code == 128 + signal.SIGTERM:  # a cell stopped before its run had begun
+            return JobState(State.KILLED, "stopped by SIGTERM")
         return JobState(State.FAILED, f"exit code {code}") if code else JobState(State.DONE)
     if alive:
         return JobState(State.RUNNING if event == "running" else State.QUEUED)
-    return JobState(None, "the supervisor of its sweep has ended")
+    return JobState(None, f"the supervisor of its sweep has ended; see {launch / OUTPUT}")
 
 
 def _signal(number: int) -> str:

@@ -23,7 +23,7 @@ from frontrunner.errors import ConfigError, FrontrunnerError, RunError
 from frontrunner.sweeps.compose import compose_all
 from frontrunner.sweeps.freeze import freeze
 from frontrunner.sweeps.launcher import Launcher
-from frontrunner.sweeps.sweep import FILE, Cell, Sweep
+from frontrunner.sweeps.sweep import FILE, HOME, Cell, Sweep
 from frontrunner.tracking import manifest
 
 
@@ -73,9 +73,9 @@ def plan(overrides: Sequence[str], name: str | None = None) -> Plan:
     launcher = build_launcher(first.get("launcher"))
     places = [runs.locate(c) for c in configs]
     chosen = _distinct([identity for _, identity in places])
-    if name is not None and not re.fullmatch(r"[\w.+-]+", name):
-        raise ConfigError(f"--name {name}: use letters, digits and any of . + - _")
-    folder = Path(first.output).resolve() / "sweeps" / (name or _name(first, places, chosen))
+    if name is not None and not re.fullmatch(r"[\w+][\w.+-]*", name):
+        raise ConfigError(f"--name {name}: use letters, digits and, after the first, . + - _")
+    folder = Path(first.output).resolve() / HOME / (name or _name(first, places, chosen))
     cells = tuple(
         Cell(
             identity=places[i][1],

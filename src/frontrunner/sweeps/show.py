@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
 def _row(number: str, one: Standing) -> tuple[str, ...]:
     progress = one.progress if one.seconds is None else duration(one.seconds)
     attempts = str(one.attempts) if one.attempts else ""
-    return (number, str(one.state), one.cell.name, attempts, progress, one.reason[:160])
+    return (number, str(one.state), one.cell.name, attempts, progress, one.reason[:400])
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from frontrunner.errors import ConfigError, RunError, first_line, nearest
 from frontrunner.sweeps import slurm_cluster, slurm_job
 from frontrunner.sweeps.launcher import Launcher
+from frontrunner.sweeps.show import counted
 from frontrunner.sweeps.sweep import Cell, Sweep, write_job
 
 # What this package decides itself; other values would break requeueing or lose logs.
@@ -60,8 +61,8 @@ class Resources:
             f"{self.minutes} min",
             f"{self.nodes} nodes" if self.nodes > 1 else "",
             f"{tasks} processes" if tasks > 1 else "",
-            f"{self.cpus} CPUs" + (" each" if tasks > 1 else ""),
-            f"{self.gpus} GPUs" + (" a node" if self.nodes > 1 else "") if self.gpus else "",
+            counted(self.cpus, "CPU") + (" each" if tasks > 1 else ""),
+            counted(self.gpus, "GPU") + (" a node" if self.nodes > 1 else "") if self.gpus else "",
             str(self.memory) if self.memory else "",
             f"at most {self.parallel} at once" if self.parallel else "",
         ]

@@ -21,6 +21,7 @@ from frontrunner.errors import ConfigError, RunError, nearest
 from frontrunner.tracking import manifest
 
 SCHEMA_VERSION = 1
+HOME = "sweeps"  # the folder of sweeps in an output folder
 FILE, MANIFEST, JOB = "sweep.json", "manifest.jsonl", "job.json"
 
 
@@ -79,18 +80,23 @@ class Sweep:
         """Read a sweep.
 
         Raises:
-            RunError: no sweep, a damaged one, or one that a newer version wrote.
+            RunError: no sweep, a damaged one, one that a newer version wrote, or one moved away
+                from its runs.
         """
         path = Path(folder).resolve()
         facts = _facts(path)
+        if path.parent.name != HOME:
+            raise RunError(
+                f"{path} was moved away from its runs: move it back to <output>/{HOME}/, or move "
+                "the whole output folder"
+            )
         cells = []
         for number, line in enumerate(_lines(path / MANIFEST), start=1):
             try:
                 cells.append(_cell(json.loads(line)))
             except (ValueError, KeyError, TypeError):
                 raise RunError(
-                    f"{path / MANIFEST}, line {number} is damaged; submit the same sweep again to "
-                    "write it anew"
+                    f"{path / MANIFEST}, line {number} is damaged; {_remedy(path)}"
                 ) from None
         return cls(path, facts, tuple(cells))
 
@@ -149,9 +155,9 @@ class Sweep:
             c for c in self.cells if c.name.startswith(name) or c.identity.startswith(name)
         ]
         if len(found) != 1:
-            words = nearest(name, [c.name for c in self.cells])
-            what = f"names {len(found)} cells" if found else f"names no cell{words}"
-            raise ConfigError(f"--cell {name} {what} of {self.folder}")
+            words = "" if found else nearest(name, [c.name for c in self.cells])
+            what = f"{len(found)} cells" if found else "no cell"
+            raise ConfigError(f"--cell {name} names {what} of {self.folder}{words}")
         return found[0]
 
 
@@ -206,10 +212,13 @@ def _attempts(directory: Path) -> int:
 def _facts(path: Path) -> dict[str, Any]:
     if not (path / FILE).is_file():
         raise RunError(f"{path} is not a sweep: it has no {FILE}")
-    facts = files.read_json(path / FILE)
+    try:
+        facts = files.read_json(path / FILE)
+    except RunError as error:
+        raise RunError(f"{error}; {_remedy(path)}") from None
     version = facts.get("schema_version") if isinstance(facts, dict) else None
     if not isinstance(version, int):
-        raise RunError(f"{path / FILE} is not the record of a sweep; submit the sweep again")
+        raise RunError(f"{path / FILE} is not the record of a sweep; {_remedy(path)}")
     if version > SCHEMA_VERSION:
         raise RunError(
             f"{path / FILE} has schema_version {version}, this frontrunner knows {SCHEMA_VERSION}: "
@@ -222,7 +231,11 @@ def _lines(path: Path) -> Iterable[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} cannot be read ({error}); submit the same sweep again") from None
+        raise RunError(f"{path} cannot be read ({error}); {_remedy(path.parent)}") from None
+
+
+def _remedy(path: Path) -> str:
+    return f"delete {path / FILE} and submit the same sweep again: what is done stays done"
 
 
 def _cell(entry: Mapping[str, Any]) -> Cell:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from frontrunner import config as configuration
-from frontrunner.errors import ConfigError
+from frontrunner.errors import ConfigError, RunError
 from frontrunner.sweeps import plan as plans
 from frontrunner.sweeps.launcher import LOST, WAITING, Launcher, State
 from frontrunner.sweeps.status import Standing, queue, standings, statuses
 from frontrunner.sweeps.sweep import Cell, Sweep, announce_job
 from frontrunner.tracking import manifest
+
+TURN = 60.0  # seconds to wait for another submit or retry to be through
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,11 @@ def submit(plan: plans.Plan) -> tuple[Sweep, Weighed]:
     Raises:
         RunError: the launcher did not take all of them; the same command goes on with the rest.
     """
-    sweep = plans.write(plan)
-    with manifest.claim(sweep.folder):
-        weighed = weigh(plan)
-        _hand_over(sweep, plan.launcher, {c.identity for c in weighed.start})
+    with _in_turn(plan.folder.parent):  # whose sweeps may share runs
+        sweep = plans.write(plan)
+        with _in_turn(sweep.folder):
+            weighed = weigh(plan)
+            _hand_over(sweep, plan.launcher, {c.identity for c in weighed.start})
     return sweep, weighed
 
 
@@ -77,7 +83,7 @@ def retry(
     Raises:
         ConfigError: a cell by name that is done, queued or running; overrides of anything else.
     """
-    with manifest.claim(sweep.folder):
+    with _in_turn(sweep.folder):
         sweep = Sweep.read(sweep.folder)
         again = states or (*LOST, State.PLANNED)
         wanted = sweep.chosen(names) if names else sweep.cells
@@ -111,6 +117,22 @@ def cancel(sweep: Sweep, names: Sequence[str] = ()) -> list[Standing]:
     for launcher, jobs in by_launcher.items():
         queue(launcher).cancel(jobs)
     return found
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Hold a folder, after others that submit or retry."""
+    deadline = time.monotonic() + TURN
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(manifest.claim(folder))
+                break
+            except RunError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield
 
 
 def _hand_over(sweep: Sweep, launcher: Launcher, identities: set[str]) -> tuple[Cell, ...]:

@@ -283,7 +283,7 @@ def test_families_have_resources_of_their_own(stand_ins: StandIns) -> None:
     sweep = stand_ins("families", {"one": {}})
     launcher = Slurm(cpus=2, time=30, families={"learning": {"time": "1:00:00", "gpus": 1}})
     assert launcher.resources(sweep.cells) == [
-        "1 job: the default partition, 60 min, 2 CPUs, 1 GPUs"
+        "1 job: the default partition, 60 min, 2 CPUs, 1 GPU"
     ]
 
 

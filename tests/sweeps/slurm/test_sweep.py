@@ -76,7 +76,7 @@ def test_a_trained_cell_goes_on_from_its_checkpoint_to_the_same_front(
     long += ["training.steps=3000", "training.rounds=100", "training.batch_size=32"]
     words = ["method=learning/cosmos", *long]
     assert cli.main(["submit", *LAUNCHER, *words, "logger=wandb", "seed=0"]) == 0
-    (folder,) = (project / "runs" / "sweeps").iterdir()
+    (folder,) = (f.parent for f in (project / "runs" / "sweeps").glob("*/sweep.json"))
     sweep = Sweep.read(folder)
     (cell,) = sweep.cells
     told = sweep.directory(cell) / "progress.json"
@@ -118,6 +118,6 @@ def test_a_plan_for_the_cluster_names_its_resources(
     more = ["+launcher.families.troubles.gpus=1", "seed=0,1"]
     assert cli.main(["submit", *LAUNCHER, *words("none"), *more, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "resources: 2 jobs: the default partition, 10 min, 1 CPUs, 1 GPUs" in told
+    assert "resources: 2 jobs: the default partition, 10 min, 1 CPU, 1 GPU" in told
     assert not (project / "runs").exists()
     assert isinstance(plans.plan([*LAUNCHER, *words("none")]).launcher, Slurm)
