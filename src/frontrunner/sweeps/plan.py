@@ -117,23 +117,21 @@ def write(plan: Plan) -> Sweep:
     """Freeze a plan in its folder. Cells that the sweep has already stay as they were frozen.
 
     Raises:
-        RunError: the folder holds something else, or a damaged sweep.
+        RunError: the sweep that is there is damaged.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with manifest.claim(plan.folder):
-        earlier: Sweep | None = None
-        if (plan.folder / FILE).is_file():
-            earlier = Sweep.read(plan.folder)
-        known = {c.identity: c for c in earlier.cells} if earlier else {}
-        new = [c for c in plan.cells if c.identity not in known]
-        if earlier and not new:
-            return earlier
-        facts = dict(earlier.facts) if earlier else _facts(plan)
-        digest, code = freeze(plan.folder / "code", [c.config for c in new])
-        facts["code"] = {**facts.get("code", {}), digest: code}
-        cells = [*known.values(), *(replace(c, code=digest) for c in new)]
-        sweep = Sweep(plan.folder, facts, tuple(cells))
-        sweep.write()
+    earlier: Sweep | None = None
+    if (plan.folder / FILE).is_file():
+        earlier = Sweep.read(plan.folder)
+    known = {c.identity: c for c in earlier.cells} if earlier else {}
+    new = [c for c in plan.cells if c.identity not in known]
+    if earlier and not new:
+        return earlier
+    facts = dict(earlier.facts) if earlier else _facts(plan)
+    digest, code = freeze(plan.folder / "code", [c.config for c in new])
+    facts["code"] = {**facts.get("code", {}), digest: code}
+    cells = [*known.values(), *(replace(c, code=digest) for c in new)]
+    sweep = Sweep(plan.folder, facts, tuple(cells))
+    sweep.write()
     return sweep
 
 

@@ -53,11 +53,10 @@ def submit(plan: plans.Plan) -> tuple[Sweep, Weighed]:
     Raises:
         RunError: the launcher did not take all of them; the same command goes on with the rest.
     """
-    with _in_turn(plan.folder.parent):  # whose sweeps may share runs
+    with _in_turn(plan.folder):
         sweep = plans.write(plan)
-        with _in_turn(sweep.folder):
-            weighed = weigh(plan)
-            _hand_over(sweep, plan.launcher, {c.identity for c in weighed.start})
+        weighed = weigh(plan)
+        _hand_over(sweep, plan.launcher, {c.identity for c in weighed.start})
     return sweep, weighed
 
 
@@ -121,12 +120,12 @@ def cancel(sweep: Sweep, names: Sequence[str] = ()) -> list[Standing]:
 
 @contextmanager
 def _in_turn(folder: Path) -> Iterator[None]:
-    """Hold a folder, after others that submit or retry."""
+    """After others that submit or retry a sweep beside this one: they may share runs."""
     deadline = time.monotonic() + TURN
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(manifest.claim(folder))
+                stack.enter_context(manifest.claim(folder.parent))
                 break
             except RunError:
                 if time.monotonic() > deadline:
