@@ -255,6 +255,8 @@ def _follow(config: DictConfig, directory: Path) -> Run:
         config.runner, directory=directory, seed=config.seed, progress="none"
     )
     with runner.together(directory.name, distributed=True) as ranks:
+        if ranks.world == 1:  # a rank in the environment, and nobody to follow
+            raise SystemExit(0)
         task, method, evaluator = build(config)
         if ranks.told("fit") and method.distributed:
             seed_everything(config.seed)

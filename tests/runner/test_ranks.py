@@ -102,7 +102,9 @@ def test_points_are_divided_and_the_front_is_that_of_one_process(
     for rank in range(1, world):
         assert indices(directory / f"points.{rank}.jsonl") == list(range(rank, 5, world))
     assert record(tmp_path)["attempt"] == 1
-    assert said(tmp_path, 1) == ""
+    # torch may log that the store is gone.
+    assert "frontrunner" not in said(tmp_path, 1).replace("/frontrunner", "")
+    assert "Traceback" not in said(tmp_path, 1)
 
 
 def test_trained_in_two_processes_killed_while_scoring_and_continued_by_three(
@@ -179,7 +181,9 @@ def test_ctrl_c_of_the_first_process_ends_the_others(ranked, pruned, tmp_path):
     words, _ = pruned
     assert ranked(words, tmp_path, 2, {"0": ["interrupt", "point", 1]}) == [130, 1]
     assert record(tmp_path)["error"]["type"] == "KeyboardInterrupt"
-    assert said(tmp_path, 1) == ""
+    # torch may log that the store is gone.
+    assert "frontrunner" not in said(tmp_path, 1).replace("/frontrunner", "")
+    assert "Traceback" not in said(tmp_path, 1)
 
 
 def test_diverged_training_is_recorded_as_such(ranked, tiny, tmp_path):
@@ -220,6 +224,8 @@ def started(environment, what="pass", waits="time.sleep(0.1)"):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever started these tests may ignore Ctrl-C, as what a shell script starts with & does.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return script, int(script.stdout.readline().split()[1])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from dataclasses import dataclass
 
-from frontrunner.errors import RunError
+from frontrunner.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,20 @@ class Place:
                 port=_number("MASTER_PORT", _port()),
             )
         return None
+
+
+def again() -> list[str]:
+    """What started this process, to start another one like it.
+
+    Raises:
+        ConfigError: nothing that could be repeated did.
+    """
+    if not hasattr(sys.modules["__main__"], "__file__") and "-c" not in sys.orig_argv:
+        raise ConfigError(
+            "several processes cannot be started from an interactive session: write a script, use "
+            "the command, or set runner=default runner.devices=1"
+        )
+    return [sys.executable, *sys.orig_argv[1:]]
 
 
 def reach(address: str, port: int, within: float) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,8 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from frontrunner.errors import ConfigError, FrontrunnerError, RunError, Stopped, first_line
-from frontrunner.runner.place import Place, reach
+from frontrunner.errors import FrontrunnerError, RunError, Stopped, first_line
+from frontrunner.runner.place import Place, again, reach
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +31,10 @@ BEAT = 1.0  # seconds between two signs of life
 LOST = 120  # beats without one from another process, and it counts as dead
 MEET = 300.0  # seconds that processes wait for each other at the start
 GRACE = 10.0  # seconds a process has to end by itself once the run has failed
+
+# Raises KeyboardInterrupt in the main thread. Not SIGINT, which is ignored by what a shell script
+# starts with &; this one is for sockets' urgent data, which nobody here sends.
+INTERRUPT = signal.SIGURG
 
 Failed = Callable[[BaseException], None]
 
@@ -267,7 +270,7 @@ class Ranks:
             if self._done.is_set():
                 return
             self._interrupted = True
-            _thread.interrupt_main()
+            _thread.interrupt_main(INTERRUPT)
         if self._done.wait(GRACE):
             return
         # It hangs where nothing can interrupt it, in a collective on GPUs for example.
@@ -338,10 +341,10 @@ def together(processes: int, name: str, failed: Failed | None = None) -> Iterato
         if processes == 1:
             yield ALONE
             return
-        command = _command()
+        command = again()
         place = Place(0, processes, 0, 0, "127.0.0.1", 0)
     ranks, good = Ranks(place, failed), False
-    with _terminable():
+    with _interruptible():
         try:
             ranks._meet(name, command)
             yield ranks
@@ -350,7 +353,13 @@ def together(processes: int, name: str, failed: Failed | None = None) -> Iterato
         except BaseException as error:
             if ranks._store is None:
                 raise
-            outcome = ranks._outcome(error)
+            try:
+                outcome = ranks._outcome(error)
+            except KeyboardInterrupt as late:
+                if not ranks._interrupted:
+                    raise
+                # The thread's interruption, which came when the error was here already.
+                outcome = ranks._outcome(late)
             if outcome is error:
                 raise
             raise outcome from error
@@ -360,37 +369,25 @@ def together(processes: int, name: str, failed: Failed | None = None) -> Iterato
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends this process in order, as Ctrl-C does, where nobody else listens to it: torchrun
-    sends it when another process failed."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+def _interruptible() -> Iterator[None]:
+    """INTERRUPT, and where nobody else listens to it SIGTERM, end this process in order, as Ctrl-C
+    does: torchrun sends SIGTERM when another process failed."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    before = {INTERRUPT: signal.signal(INTERRUPT, stop)}
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _command() -> list[str]:
-    """What started this process, to start another one like it.
-
-    Raises:
-        ConfigError: nothing that could be repeated did.
-    """
-    if not hasattr(sys.modules["__main__"], "__file__") and "-c" not in sys.orig_argv:
-        raise ConfigError(
-            "several processes cannot be started from an interactive session: write a script, use "
-            "the command, or set runner=default runner.devices=1"
-        )
-    return [sys.executable, *sys.orig_argv[1:]]
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 ALONE = Ranks()
