@@ -246,12 +246,14 @@ def _visible(device: int) -> str:
 def _modules(cells: Sequence[Cell]) -> list[str]:
     """What to import before forking: what these cells are made of, and no more."""
     wanted = {"frontrunner.sweeps.local", "frontrunner.run", "frontrunner.front.plots"}
+    wanted |= {"matplotlib.pyplot", "plotly.graph_objects"}  # of every front
     for cell in cells:
         nodes = (cell.config.get(k) for k in ("task", "method", "evaluator", "runner", "logger"))
         targets = [str(n["_target_"]) for n in nodes if isinstance(n, Mapping) and "_target_" in n]
         wanted |= {target.rpartition(".")[0] for target in targets}
         if "training" in cell.config["method"]:
-            wanted |= {"lightning.pytorch", "frontrunner.runner.training"}
+            # The last is what the first step of any optimiser imports.
+            wanted |= {"lightning.pytorch", "frontrunner.runner.training", "torch._dynamo"}
     return sorted(wanted)
 
 
