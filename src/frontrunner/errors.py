@@ -30,6 +30,10 @@ class RunError(FrontrunnerError):
     """A run directory that cannot be read, continued or claimed."""
 
 
+class HeldError(RunError):
+    """A directory that another process holds."""
+
+
 class DivergenceError(FrontrunnerError):
     """Training produced a non-finite number; ``step`` is the training step it was seen at."""
 

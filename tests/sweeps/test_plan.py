@@ -116,7 +116,7 @@ def test_what_is_frozen_can_be_read_again(project: Path, words: Words) -> None:
     assert sweep.directory(sweep.cells[0]).parent == project / "runs" / "multi_digits"
     assert Sweep.read_cell(sweep.folder, sweep.cells[1].identity)[1] == sweep.cells[1]
     assert sweep.facts["packages"]["torch"]
-    code = sweep.code(sweep.cells[0])
+    code = sweep.sources / sweep.cells[0].code
     assert (code / "frontrunner" / "conf" / "config.yaml").is_file()
     assert (code / "troubles_words.py").is_file()
     assert not list(code.rglob("*.pyc"))

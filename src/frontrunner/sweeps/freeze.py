@@ -46,11 +46,8 @@ def freeze(folder: Path, configs: Iterable[Mapping[str, Any]]) -> tuple[str, dic
     if not conf.is_relative_to(sources["frontrunner"]):  # a checkout; lies inside when installed
         contents += [(Path("frontrunner/conf") / p.relative_to(conf), p) for p in _files(conf)]
     digest = _digest(contents)
-    place = Path.cwd()  # the user's repository first: that is the one under way
-    if manifest.git(place) is None:
-        place = Path(__file__).resolve().parent
-    git = manifest.environment()["git"] or {"commit": None, "dirty": None}
-    facts: dict[str, Any] = {**git, "patch": None}
+    place, git = manifest.repository()
+    facts: dict[str, Any] = {"commit": None, "dirty": None, **(git or {}), "patch": None}
     if not (folder / digest).is_dir():
         temporary = folder / f".{digest}.{os.getpid()}.tmp"
         try:
@@ -61,7 +58,7 @@ def freeze(folder: Path, configs: Iterable[Mapping[str, Any]]) -> tuple[str, dic
         except OSError as error:  # of a full disk it names the file that is copied
             shutil.rmtree(temporary, ignore_errors=True)
             raise type(error)(error.errno, error.strerror, str(folder / digest)) from error
-    if git["dirty"]:
+    if facts["dirty"]:
         facts["patch"] = f"{digest}.patch"
         files.write_text(folder / facts["patch"], manifest.patch(place) or "")
     return digest, facts

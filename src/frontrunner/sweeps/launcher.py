@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ class JobState:
 
     state: State | None
     reason: str = ""
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; empty for a number that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return ""
 
 
 class Queue(ABC):

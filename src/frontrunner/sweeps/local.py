@@ -25,7 +25,7 @@ from typing import Any
 
 from frontrunner import files
 from frontrunner.errors import ConfigError, RunError
-from frontrunner.sweeps.launcher import Job, JobState, Launcher, Queue, State
+from frontrunner.sweeps.launcher import Job, JobState, Launcher, Queue, State, signal_name
 from frontrunner.sweeps.sweep import Cell, Sweep, write_job
 from frontrunner.tracking import manifest
 
@@ -279,8 +279,7 @@ def _log(sweep: Sweep, launch: Path, identity: str) -> Path:
 
 def _command(sweep: Sweep, launch: Path, group: int) -> tuple[list[str], dict[str, str]]:
     code = files.read_json(launch / PLAN)["groups"][group]["code"]
-    path = [str(sweep.folder / "code" / code), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in path if p)}
+    environment = {**os.environ, "PYTHONPATH": sweep.python_path(code)}
     words = ["-P", "-m", "frontrunner.sweeps.local", str(sweep.folder), launch.name, str(group)]
     return [sys.executable, *words], environment
 
@@ -345,20 +344,13 @@ def _state(entry: Mapping[str, Any] | None, alive: bool, launch: Path) -> JobSta
     if entry and event == "ended":
         code = int(entry.get("code", 1))
         if code < 0:
-            return JobState(State.KILLED, f"ended by {_signal(-code)}")
+            return JobState(State.KILLED, f"ended by {signal_name(-code) or f'signal {-code}'}")
         if code == 128 + signal.SIGTERM:  # a cell stopped before its run had begun
             return JobState(State.KILLED, "stopped by SIGTERM")
         return JobState(State.FAILED, f"exit code {code}") if code else JobState(State.DONE)
     if alive:
         return JobState(State.RUNNING if event == "running" else State.QUEUED)
     return JobState(None, f"the supervisor of its sweep has ended; see {launch / OUTPUT}")
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def write(plan: Plan) -> Sweep:
 
 def thaw(sweep: Sweep, cells: Sequence[Cell]) -> Sweep:
     """The sweep with these cells' code frozen anew, from what is installed now."""
-    digest, code = freeze(sweep.folder / "code", [c.config for c in cells])
+    digest, code = freeze(sweep.sources, [c.config for c in cells])
     again = {c.identity for c in cells}
     facts = {**sweep.facts, "code": {**sweep.facts["code"], digest: code}}
     mended = (replace(c, code=digest) if c.identity in again else c for c in sweep.cells)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import re
 import shlex
 import sys
@@ -146,7 +145,7 @@ class Slurm(Launcher):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.slurm.slurm import SlurmExecutor
 
-        python = _python(resources, str(sweep.folder / "code" / code))
+        python = _python(resources, sweep.python_path(code))
         try:
             executor = SlurmExecutor(sweep.logs, max_num_timeout=10**6, python=python)
             executor.update_parameters(**_parameters(sweep.name, resources, len(cells)))
@@ -361,9 +360,8 @@ def _parameters(name: str, resources: Resources, count: int) -> dict[str, Any]:
     }
 
 
-def _python(resources: Resources, code: str) -> str:
+def _python(resources: Resources, path: str) -> str:
     """What starts Python in a job: on the frozen code, and on nothing of the working directory."""
-    path = os.pathsep.join(p for p in (code, os.environ.get("PYTHONPATH", "")) if p)
     python = resources.python or shlex.quote(sys.executable)
     # That srun has seen an exit code is no news, and would stand below what the cell itself says.
     quiet = "2> >(grep -v --line-buffered 'Exited with exit code' >&2)"

@@ -19,6 +19,7 @@ from types import FrameType
 from frontrunner.errors import (
     Cancelled,
     FrontrunnerError,
+    HeldError,
     Preempted,
     RunError,
     Stopped,
@@ -194,8 +195,8 @@ def _once_alone(folder: str, identity: str, attempt: Attempt) -> str:
     while True:
         try:
             return str(carry_out(folder, identity, attempt.why))
-        except RunError as error:
-            if "another process is running this" not in str(error) or time.monotonic() > deadline:
+        except HeldError as error:
+            if time.monotonic() > deadline:
                 raise
             print(f"frontrunner: {error}", flush=True)
             time.sleep(3)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from frontrunner import files
 from frontrunner.errors import RunError
-from frontrunner.sweeps.launcher import Job, JobState, Queue, State
+from frontrunner.sweeps.launcher import Job, JobState, Queue, State, signal_name
 from frontrunner.sweeps.slurm_cluster import ask, complaint, configuration
 
 FORMAT = "JobArrayID:64 ,State:24 ,RestartCnt:12 ,exit_code:12 ,Reason:48 "
@@ -172,7 +172,8 @@ def _state(
         # srun passes a signal on as the exit code 128 + n.
         number = number or (code - 128 if 128 < code < 160 else 0)
         if number:
-            return JobState(State.KILLED, f"signal {number}{_signal_name(number)}")
+            name = signal_name(number)
+            return JobState(State.KILLED, f"signal {number}" + (f" ({name})" if name else ""))
         return JobState(State.FAILED, f"exit code {code}" if code else reason)
     return JobState(state, WORDS.get(name, ""))
 
@@ -190,13 +191,6 @@ def _again(restarts: int, job: Job | None) -> str:
         pass
     times = f" ({restarts} times so far)" if restarts > 1 else ""
     return f"requeued {cause}{times}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f" ({signal.Signals(number).name})"
-    except ValueError:
-        return ""
 
 
 def _status(raw: str) -> tuple[int, int]:

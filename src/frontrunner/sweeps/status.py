@@ -145,17 +145,16 @@ def _standing(
     if asked and asked.state in (State.QUEUED, State.RUNNING):
         if asked.state == State.QUEUED:
             return stands(State.QUEUED, asked.reason)
-        return stands(State.RUNNING, asked.reason, _progress(directory, record))
+        return stands(State.RUNNING, asked.reason, _progress(directory))
     if record and record["status"] == "running" and manifest.is_held(directory):
-        return stands(
-            State.RUNNING, "not by the job that this sweep knows", _progress(directory, record)
-        )
+        return stands(State.RUNNING, "not by the job that this sweep knows", _progress(directory))
     # An attempt before the job was submitted says nothing of the job.
     fresh = attempts > (job["after"] if job else 0)
     if record and record["status"] == "failed" and fresh:
         error = record["error"] or {}
         state = STOPPED.get(str(error.get("type")), State.FAILED)
-        return stands(state, _one_line(error.get("message") or error.get("type") or ""))
+        told = str(error.get("message") or error.get("type") or "")
+        return stands(state, " ".join(told.split()))
     if asked and asked.state not in (None, State.DONE):
         return stands(asked.state, asked.reason)
     if not fresh and job is None:
@@ -166,7 +165,7 @@ def _standing(
     return stands(State.KILLED, (asked.reason if asked else "") or "it ended without a word")
 
 
-def _progress(directory: Path, record: Any) -> str:
+def _progress(directory: Path) -> str:
     """What the run last said of its steps, or how many points it has scored since."""
     points = sum(_points(path) for path in directory.glob("points*.jsonl"))
     if points and (directory / "pareto_set" / "pareto_set.json").exists():
@@ -183,7 +182,3 @@ def _points(path: Path) -> int:
         return max(0, path.read_bytes().count(b"\n") - 1)  # the first line is a header
     except OSError:
         return 0
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())

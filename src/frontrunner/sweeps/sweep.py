@@ -127,9 +127,15 @@ class Sweep:
         """The cell's run directory."""
         return Path(os.path.normpath(self.folder / cell.directory))
 
-    def code(self, cell: Cell) -> Path:
-        """The source that a cell runs; belongs at the front of PYTHONPATH."""
-        return self.folder / "code" / cell.code
+    @property
+    def sources(self) -> Path:
+        """Where source is frozen, a folder for each digest."""
+        return self.folder / "code"
+
+    def python_path(self, code: str) -> str:
+        """PYTHONPATH for cells that run the source of this digest."""
+        paths = (str(self.sources / code), os.environ.get("PYTHONPATH", ""))
+        return os.pathsep.join(path for path in paths if path)
 
     @property
     def logs(self) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from frontrunner import config as configuration
-from frontrunner.errors import ConfigError, RunError
+from frontrunner.errors import ConfigError, HeldError
 from frontrunner.sweeps import plan as plans
 from frontrunner.sweeps.launcher import LOST, WAITING, Launcher, State
 from frontrunner.sweeps.status import Standing, queue, standings, statuses
@@ -127,7 +127,7 @@ def _in_turn(folder: Path) -> Iterator[None]:
             try:
                 stack.enter_context(manifest.claim(folder.parent))
                 break
-            except RunError:
+            except HeldError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)

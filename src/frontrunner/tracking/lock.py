@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frontrunner.errors import RunError
+from frontrunner.errors import HeldError
 
 FILE = ".lock"
 BEAT = 10.0  # seconds between two signs of life
@@ -75,7 +75,7 @@ def claim(directory: str | os.PathLike[str]) -> Iterator[None]:
     code 75 and a line on standard error.
 
     Raises:
-        RunError: another process holds it; the message names its pid and host.
+        HeldError: another process holds it; the message names its pid and host.
     """
     path = Path(directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,10 +211,10 @@ def _write(descriptor: int, lease: dict[str, Any]) -> None:
     os.fsync(descriptor)
 
 
-def _refusal(path: Path) -> RunError:
+def _refusal(path: Path) -> HeldError:
     lease = _read(path)
     name = Holder(lease["host"], lease["pid"]) if lease else "not named yet"
-    return RunError(
+    return HeldError(
         f"another process is running this ({name}): wait for it, stop it, or give another "
         f"directory than {path.parent}"
     )

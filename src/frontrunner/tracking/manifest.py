@@ -77,7 +77,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": _devices(),
-        "git": git(Path.cwd()) or _source_git(),
+        "git": repository()[1],
     }
 
 
@@ -94,6 +94,18 @@ def git(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
         "commit": _git(directory, "rev-parse", "--verify", "--quiet", "HEAD") or None,
         "dirty": None if changes is None else bool(changes),
     }
+
+
+def repository() -> tuple[Path, dict[str, Any] | None]:
+    """The working directory if it lies in a repository, else the package's own source tree; and
+    what `git` says of it."""
+    place, here = Path.cwd(), Path(__file__).resolve()
+    found = git(place)
+    # A virtual environment inside somebody's repository is not that repository's code: only a
+    # source tree whose files git tracks counts.
+    if found is None and _git(here.parent, "ls-files", "--error-unmatch", here.name):
+        place, found = here.parent, git(here.parent)
+    return place, found
 
 
 def patch(directory: str | os.PathLike[str]) -> str | None:
@@ -284,14 +296,6 @@ def _git(directory: str | os.PathLike[str], *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _source_git() -> dict[str, Any] | None:
-    # A virtual environment inside somebody's repository is not that repository's code: only a
-    # source tree whose files git tracks counts.
-    here = Path(__file__).resolve()
-    tracked = _git(here.parent, "ls-files", "--error-unmatch", here.name)
-    return git(here.parent) if tracked else None
 
 
 def _without(config: Any, key: Sequence[str]) -> Any:
