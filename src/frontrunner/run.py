@@ -237,7 +237,8 @@ def _evaluate(
     from frontrunner.front.points import PointLog
 
     ranks, m = runner.ranks, len(evaluator.axes(task)[0])
-    points = PointLog(directory / "points.jsonl", evaluator.key(pareto_set), m, task.m, ranks.rank)
+    key, entries = evaluator.key(pareto_set), pareto_set.m
+    points = PointLog(directory / "points.jsonl", key, m, entries, ranks.rank)
     return evaluator.evaluate(pareto_set, task, points, runner.evaluation_device, ranks)
 
 
@@ -306,6 +307,11 @@ def build(config: DictConfig) -> tuple[Task, Method, Evaluator]:
     task.check()
     method.check(task)
     evaluator.check(task)
+    if evaluator.needs_costs and not method.counts_costs:
+        raise ConfigError(
+            "evaluator=cost_quality is for methods whose models differ in cost, such as "
+            "method=coresets/random; choose another evaluator"
+        )
     tracker = configuration.build(config.logger, _partial_=True)
     tracker(directory=Path("."), run_id="check").check()
     return task, method, evaluator

@@ -32,6 +32,7 @@ class Evaluator(ABC):
         what: in which terms objectives are measured.
         split: the split of the data that is scored, or None where none is.
         own_axes: whether the objectives are others than the task's, to which preferences belong.
+        needs_costs: whether it asks the Pareto set what each model took to make.
 
     Args:
         points: None scores the set's own preferences; a number scores a simplex lattice of that
@@ -42,6 +43,7 @@ class Evaluator(ABC):
     what: str
     split: str | None
     own_axes: bool = False
+    needs_costs: bool = False
 
     def __init__(
         self, points: int | None = None, reference_point: Sequence[float] | None = None
@@ -98,6 +100,13 @@ class Evaluator(ABC):
         """Identifies weights, preferences and settings; points logged under it can be reused."""
         return f"{pareto_set.digest()}-{self.what}-{self.split}-{self.points}"
 
+    def _asked_for(self, pareto_set: ParetoSet, task: Task) -> tuple[str, ...]:
+        """What the entries of a preference ask for, where that is not the objectives in order."""
+        names = tuple(o.name for o in task.objectives)
+        if pareto_set.m == task.m:
+            return names if self.own_axes else ()
+        return () if self.needs_costs else ("cost", *names)
+
     def evaluate(
         self,
         pareto_set: ParetoSet,
@@ -142,7 +151,7 @@ class Evaluator(ABC):
             values=np.array([values for values, _ in points]),
             preferences=preferences,
             preference_kind=pareto_set.preference_kind,
-            preference_names=tuple(o.name for o in task.objectives) if self.own_axes else (),
+            preference_names=self._asked_for(pareto_set, task),
             reference_point=None if reference is None else np.asarray(reference),
             costs=tuple(cost for _, cost in points),
             info=self.info(task),

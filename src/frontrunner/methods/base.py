@@ -18,9 +18,11 @@ class Method(ABC):
     Attributes:
         distributed: whether the other processes of a run have a part in it; if not, they wait for
             the Pareto set, to score it.
+        counts_costs: whether the Pareto set knows what each of its models took to make.
     """
 
     distributed = True
+    counts_costs = False
 
     def check(self, task: Task) -> None:  # noqa: B027 - most methods take every task
         """Fail before anything is spent if this method cannot take this task.

@@ -176,3 +176,76 @@ class SmallConv(nn.Module):
         for convolution in self.convolutions:
             x = max_pool2d(torch.relu(convolution(x)), 2)
         return self.heads(torch.relu(self.hidden(x.flatten(1))))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: (B, c, h, w) -> tuple of (B, c_i).
+
+    A 3×3 convolution, stages of basic blocks that halve the image from the second on, the mean over
+    positions, and the heads; batch normalisation after each convolution. With widths (64, 128, 256,
+    512) and two blocks each it is the ResNet-18 of CIFAR benchmarks. Source: He et al., CVPR 2016.
+
+    Args:
+        widths: channels of each stage.
+        blocks: basic blocks of each stage.
+        stem_stride: of the first convolution.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        output_sizes: Sequence[int],
+        widths: Sequence[int] = (16, 32, 64),
+        blocks: Sequence[int] = (1, 1, 1),
+        stem_stride: int = 1,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3:
+            raise ConfigError(f"ResNet takes images (c, h, w), not inputs of shape {input_shape}")
+        if len(widths) != len(blocks) or not widths or min(*widths, *blocks) < 1:
+            raise ConfigError("a ResNet needs as many widths as blocks, all of at least 1")
+        self.stem = nn.Sequential(
+            nn.Conv2d(input_shape[0], widths[0], 3, stem_stride, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        )
+        stages: list[nn.Module] = []
+        before = widths[0]
+        for stage, (width, number) in enumerate(zip(widths, blocks, strict=True)):
+            for block in range(number):
+                stages.append(BasicBlock(before, width, 2 if stage > 0 and block == 0 else 1))
+                before = width
+        self.blocks = nn.ModuleList(stages)
+        self.heads = Heads(before, output_sizes)
+        self.film_layers = [f"blocks.{i}" for i in range(len(stages))]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.heads(x.mean(dim=(2, 3)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: (B, c, h, w) -> (B, out_channels, h/stride,
+    w/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.first = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(out_channels)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(out_channels)
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and in_channels == out_channels
+            else nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = torch.relu(self.first_norm(self.first(inputs)))
+        return torch.relu(self.second_norm(self.second(x)) + self.shortcut(inputs))

@@ -54,6 +54,15 @@ class ParetoSet(ABC):
             FrontError: the preference is not on the simplex, or this set has no model for it.
         """
 
+    def cost_of(self, preference: ArrayLike) -> Mapping[str, float]:
+        """What the model for a preference took to make, where models differ in it: ``share`` of the
+        cost of training on all data, ``seconds``, and whatever else was counted.
+
+        Raises:
+            FrontError: this set's models have no cost of their own.
+        """
+        raise FrontError(f"the models of a {type(self).__name__} have no cost of their own")
+
     def state(self, preference: ArrayLike) -> Iterator[tuple[str, Tensor]]:
         """The weights for a preference, tensor by tensor, under the names a checkpoint has."""
         yield from self.materialize(preference).state_dict().items()

@@ -41,7 +41,12 @@ class FiniteSet(ParetoSet):
         if as_own_dtype not in network._forward_pre_hooks.values():
             network.register_forward_pre_hook(as_own_dtype)
 
-    def materialize(self, preference: ArrayLike) -> nn.Module:
+    def index(self, preference: ArrayLike) -> int:
+        """Which of the models is for a preference (m,).
+
+        Raises:
+            FrontError: none is.
+        """
         p = self.one(preference)
         distance = np.abs(self.preferences - p).max(axis=1)
         k = int(distance.argmin())
@@ -50,6 +55,10 @@ class FiniteSet(ParetoSet):
                 f"this set holds {len(self.preferences)} models and none for {p.tolist()}; "
                 f"the nearest is {self.preferences[k].round(9).tolist()}"
             )
+        return k
+
+    def materialize(self, preference: ArrayLike) -> nn.Module:
+        k = self.index(preference)
         state = named_state(self.network)
         with torch.no_grad():
             for name, tensor in self.stacked.items():

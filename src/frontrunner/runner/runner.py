@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,8 @@ from frontrunner.runner.ranks import ALONE, Failed, Ranks, together
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
+
+    from frontrunner.runner.coreset import CoresetCallback
 
 
 class Runner:
@@ -180,14 +180,19 @@ class Runner:
         clip: float | None = None,
         validate: Callable[[], float] | None = None,
         score: str = "hypervolume",
+        keep: str = "best",
+        coreset: CoresetCallback | None = None,
     ) -> None:
         """Train ``learner`` in place for ``steps`` mini-batches and leave its best state in it; in
         all processes of `together`, which divide the work as ``shard`` says.
 
         ``clip`` bounds the gradient's norm. The steps are divided into ``rounds``; after each one
         ``validate`` scores the learner (higher is better; ``score`` is what curves call it), the
-        best state is kept and a checkpoint is written. An existing checkpoint is continued, and the
-        result equals that of an uninterrupted run.
+        best state is kept (or with ``keep="last"`` the last one) and a checkpoint is written. An
+        existing checkpoint is continued, and the result equals that of an uninterrupted run.
+
+        With a ``coreset``, mini-batches are drawn from it; ``steps`` and rounds are rounded up to
+        whole epochs of it. Batches end with the samples' weights where these act on the loss.
 
         Raises:
             DivergenceError: a non-finite loss or weight; the last checkpoint before it is kept.
@@ -201,7 +206,7 @@ class Runner:
         from frontrunner.runner import training
         from frontrunner.runner.batches import StepSampler, step_loader
 
-        _quiet_lightning()
+        training.quiet_lightning()
         if steps < 1 or rounds < 1 or batch_size < 1:
             raise ConfigError("steps, rounds and batch_size are at least 1")
         ranks, members = self.ranks, self.shard == "members"
@@ -210,7 +215,12 @@ class Runner:
         threads = torch.get_num_threads()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        every = -(-steps // min(rounds, steps))
+        size: int = len(dataset)  # type: ignore[arg-type]
+        pace = 1 if coreset is None else coreset.pace(size, batch_size)
+        epochs = -(-steps // pace)
+        steps = epochs * pace
+        every = -(-epochs // min(rounds, epochs)) * pace
+        pace = every if coreset is None else pace
         display = Progress(self.progress, self.label, steps, self._told)
 
         def report(metrics: Mapping[str, float], step: int) -> None:
@@ -227,18 +237,30 @@ class Runner:
             report=report,
             clip=clip,
             score=score,
+            pace=pace,
+            keep=keep,
         )
-        size: int = len(dataset)  # type: ignore[arg-type]
-        sampler = StepSampler(size, batch_size, self.seed, steps, every, whole=members)
+        callbacks: list[Any] = [
+            training.RoundCheckpoint(self.checkpoint),
+            training.KeepSignals(),
+        ]
+        loader: Any
+        sampler = None
+        if coreset is None:
+            sampler = StepSampler(size, batch_size, self.seed, steps, every, whole=members)
+            loader = step_loader(dataset, sampler, self.num_workers)
+        else:
+            loader = coreset.loader(dataset, batch_size, self.num_workers)
+            callbacks.insert(0, coreset)
         options = dict(self.trainer_options)
         if ranks.world == 1 and str(options["strategy"]).startswith("ddp"):
             options["strategy"] = "auto"  # nobody to synchronise with
         try:
             trainer = Trainer(
-                max_epochs=-(-steps // every),
+                max_epochs=-(-steps // pace),
                 logger=False,
                 enable_checkpointing=True,
-                callbacks=[training.RoundCheckpoint(self.checkpoint), training.KeepSignals()],
+                callbacks=callbacks,
                 plugins=[training.AtomicCheckpointIO(), training.Processes(ranks)],
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -262,16 +284,12 @@ class Runner:
             raise RunError(f"not every process sees {self.checkpoint}: share the output folder")
         ranks.group(self._kind == "cuda")
         # Lightning opens the data before it tells the sampler which round it continues with.
-        sampler.set_epoch(taken // every)
+        if sampler is not None:
+            sampler.set_epoch(taken // every)
         handler = signal.getsignal(signal.SIGINT)
         try:
             with display:
-                trainer.fit(
-                    module,
-                    step_loader(dataset, sampler, self.num_workers),
-                    ckpt_path=resume,
-                    weights_only=True,
-                )
+                trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
         except SystemExit:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
             signal.signal(signal.SIGINT, handler)
@@ -281,7 +299,7 @@ class Runner:
         module.restore_best()
         self.score, self.best_score = score, module.best_score
         self.cost = {"seconds": module.seconds, "forward_passes": module.passes, "steps": steps}
-        self.device = _device_name(trainer)
+        self.device = training.device_name(trainer)
 
     @contextlib.contextmanager
     def one_shot(self, parts: int = 0, devices: int = 1) -> Iterator[Callable[[], None]]:
@@ -368,29 +386,3 @@ class Runner:
             hint = nearest(str(self.profiler), kinds)
             raise ConfigError(f"runner.profiler={self.profiler} is unknown{hint}")
         return kinds[self.profiler](dirpath=self.directory, filename="profile")
-
-
-def _device_name(trainer: Any) -> str:
-    """What the run trained on, e.g. ``1 x NVIDIA H200`` or ``2 x cpu``."""
-    import torch
-
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{trainer.world_size} x {name}"
-
-
-def _quiet_lightning() -> None:
-    """Silence what Lightning says on every run and nobody acts on."""
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (
-        ".*LeafSpec.*",
-        ".*`srun` command is available.*",
-        ".*does not have many workers.*",
-        ".*tensorboardX.*",
-        ".*Checkpoint directory .* exists.*",
-        ".*you have defined a `val_dataloader`.*",
-        ".*set a `batch_size`.*",
-        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", message=pattern)

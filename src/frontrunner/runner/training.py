@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ Report = Callable[[Mapping[str, float], int], None]
 class TrainingModule(pl.LightningModule):
     """Steps a `Learner`; at the end of each round validates it and keeps the best state so far.
 
-    A round is what Lightning calls an epoch: ``every`` training steps. All state that a resumed run
+    A round is ``every`` training steps, and one or several of what Lightning calls an epoch. All
+    state that a resumed run
     needs travels in the checkpoint: the learner, the optimisers, the best state, the counters.
 
     Args:
@@ -38,6 +41,8 @@ class TrainingModule(pl.LightningModule):
         report: called on the first process with metrics and the number of steps taken.
         clip: largest gradient norm, or None.
         score: what learning curves call the score.
+        pace: steps of what Lightning calls an epoch; None is a round.
+        keep: which state is left at the end, the ``best`` validated one or the ``last``.
     """
 
     def __init__(
@@ -50,13 +55,16 @@ class TrainingModule(pl.LightningModule):
         report: Report,
         clip: float | None,
         score: str = "hypervolume",
+        pace: int | None = None,
+        keep: str = "best",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.learner = learner
         self.total, self.every = total, every
         self.validate, self.report, self.clip = validate, report, clip
-        self.score = score
+        self.score, self.keep = score, keep
+        self.pace = every if pace is None else pace
         self.best_score: float | None = None
         self.best_state: dict[str, Tensor] = {}
         self.step = 0
@@ -75,9 +83,9 @@ class TrainingModule(pl.LightningModule):
         return list(named.values())
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        if self.step != self.current_epoch * self.every + batch_idx:
+        if self.step != self.current_epoch * self.pace + batch_idx:
             raise RunError(
-                f"the checkpoint is at step {self.step}, the data at round {self.current_epoch}, "
+                f"the checkpoint is at step {self.step}, the data at epoch {self.current_epoch}, "
                 f"batch {batch_idx}; remove the run's checkpoints to start again"
             )
         turn = self.learner.turn(self.step)
@@ -116,7 +124,14 @@ class TrainingModule(pl.LightningModule):
 
     # ------------------------------------------------------------------ rounds
 
+    @property
+    def round_ends(self) -> bool:
+        """Whether the step just taken is the last of a round."""
+        return self.step % self.every == 0 or self.step >= self.total
+
     def on_train_epoch_end(self) -> None:
+        if not self.round_ends:
+            return
         metrics = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         finite = all(torch.isfinite(p).all() for p in self.learner.parameters())
@@ -130,7 +145,9 @@ class TrainingModule(pl.LightningModule):
             score = float(self.trainer.strategy.broadcast(self.validate()))
             self.learner.train()
             metrics[f"validation/{self.score}"] = score
-            if self.best_score is None or score >= self.best_score:
+            if self.keep == "last":
+                self.best_score = score
+            elif self.best_score is None or score >= self.best_score:
                 self.best_score = score
                 self.best_state = {
                     k: v.detach().cpu().clone() for k, v in self.learner.state_dict().items()
@@ -209,7 +226,9 @@ class RoundCheckpoint(Checkpoint):
         self.path = path
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        assert isinstance(pl_module, TrainingModule)
+        if pl_module.round_ends:
+            trainer.save_checkpoint(self.path)
 
 
 class KeepSignals(Callback):
@@ -268,3 +287,27 @@ class Processes(ClusterEnvironment):
 
     def node_rank(self) -> int:
         return self.ranks.node
+
+
+def device_name(trainer: Any) -> str:
+    """What the run trained on, e.g. ``1 x NVIDIA H200`` or ``2 x cpu``."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{trainer.world_size} x {name}"
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says on every run and nobody acts on."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        ".*LeafSpec.*",
+        ".*`srun` command is available.*",
+        ".*does not have many workers.*",
+        ".*tensorboardX.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*you have defined a `val_dataloader`.*",
+        ".*set a `batch_size`.*",
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)

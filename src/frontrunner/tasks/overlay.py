@@ -22,7 +22,14 @@ from frontrunner.tasks.tabular import data_root, load_hub
 Bytes = NDArray[np.uint8]
 Labelled = tuple[Bytes, Bytes]  # images (n, h, w) and labels (n,)
 
-HUB = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist"}
+HUB = {
+    "mnist": "ylecun/mnist",
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+}
+# What data sets of the hub call a column, beside its usual name.
+_COLUMNS = {"image": ("img",), "label": ("fine_label",)}
 
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -120,11 +127,14 @@ def _from_hub(source: str, part: str) -> Labelled:
             f"no images '{source}': put their IDX files in the folder '{source}' under the one "
             f"$FRONTRUNNER_DATA names, or give the folder itself; {error}"
         ) from None
-    missing = {"image", "label"} - set(loaded.column_names)
-    if missing:
-        raise DataError(f"hub data set '{source}' has no column '{sorted(missing)[0]}'")
-    images = np.stack([np.asarray(image, dtype=np.uint8) for image in loaded["image"]])
-    return images, np.asarray(loaded["label"], dtype=np.uint8)
+    columns = {}
+    for name, others in _COLUMNS.items():
+        found = [c for c in (name, *others) if c in loaded.column_names]
+        if not found:
+            raise DataError(f"hub data set '{source}' has no column '{name}'")
+        columns[name] = loaded[found[0]]
+    images = np.stack([np.asarray(image, dtype=np.uint8) for image in columns["image"]])
+    return images, np.asarray(columns["label"], dtype=np.uint8)
 
 
 def overlay(first: Bytes, second: Bytes, size: int) -> Bytes:

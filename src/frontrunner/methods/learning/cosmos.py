@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from frontrunner.methods.base import Method, choice, positive
 from frontrunner.methods.learning import scalarization
-from frontrunner.methods.learning.training import Training, adam, objectives_at, train, trainable
+from frontrunner.methods.learning.training import Training, objectives_at, train, trainable
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.preferences import Kind, even_rays, grid
@@ -84,7 +84,7 @@ class _CosmosLearner(Learner):
         )
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return {"weights": adam(self.network.parameters(), self._method.training.learning_rate)}
+        return {"weights": self._method.training.optimize(self.network.parameters())}
 
     def vectors_of(self, step: int) -> Tensor:
         """The preferences (k, m) that step ``step`` trains."""

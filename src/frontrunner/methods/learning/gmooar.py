@@ -197,7 +197,7 @@ class _GmooarLearner(Learner):
 
     def optimizers(self) -> dict[str, Optimizer]:
         self._mover = adam([self.angles], self._method.vector_learning_rate)
-        weights = adam(self.network.parameters(), self._method.training.learning_rate)
+        weights = self._method.training.optimize(self.network.parameters())
         return {"weights": weights, "vectors": self._mover}
 
     def turn(self, step: int) -> str:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from frontrunner.errors import ConfigError
 from frontrunner.methods.base import choice
-from frontrunner.methods.learning.training import Training, adam, train
+from frontrunner.methods.learning.training import Training, train
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.finite import FiniteSet
 from frontrunner.runner.learner import Learner, Update
@@ -73,7 +73,7 @@ class Population(Learner):
         self.register_buffer("preferences", torch.as_tensor(preferences, dtype=torch.float32))
         self._grid = preferences
         self._task, self._scalarize = task, scalarize
-        self._rate = training.learning_rate
+        self._optimize = training.optimize
         self.schedule = training.rate_schedule()
         self.vectorize = choice("method.vectorize", vectorize, ("auto", "always", "never"))
         self._untried = True
@@ -95,7 +95,7 @@ class Population(Learner):
         return tensors | {n: getattr(self, f"buffer_{i}") for i, n in enumerate(self._buffer_names)}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        return {"weights": adam(self.stacked.parameters(), self._rate)}
+        return {"weights": self._optimize(self.stacked.parameters())}
 
     def update(self, batch: Batch, step: int) -> Update:
         losses = self.objectives(batch)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.utils._pytree import tree_map
 
 from frontrunner.errors import ConfigError
 from frontrunner.front.indicators import hypervolume
-from frontrunner.methods.base import positive
+from frontrunner.methods.base import choice, positive
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.runner.learner import Learner, Schedule, learning_rate_schedule
 from frontrunner.runner.runner import Runner
@@ -29,7 +29,10 @@ class Training:
     Attributes:
         steps: mini-batches.
         batch_size: samples per mini-batch.
-        learning_rate: of Adam.
+        learning_rate: of the networks' optimiser.
+        optimizer: ``adam`` or ``sgd`` (with Nesterov's momentum), of the networks.
+        momentum: of SGD.
+        weight_decay: of the networks' optimiser.
         schedule: ``constant``, ``cosine`` or ``milestones``.
         milestones: shares of the steps after which the rate falls by 10.
         rounds: how often the front is validated; the state with the best validation hypervolume is
@@ -44,6 +47,9 @@ class Training:
     steps: int
     batch_size: int
     learning_rate: float = 1e-3
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
     schedule: str = "constant"
     milestones: Sequence[float] = ()
     rounds: int = 20
@@ -64,7 +70,24 @@ class Training:
         alphas = self.concentration
         for alpha in [alphas] if isinstance(alphas, int | float) else alphas:
             positive("training.concentration", alpha)
+        choice("training.optimizer", self.optimizer, ("adam", "sgd"))
+        positive("training.weight_decay", self.weight_decay, zero=True)
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"training.momentum={self.momentum} must be at least 0 and below 1")
         self.rate_schedule()
+
+    def optimize(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """The optimiser of networks' weights."""
+        if self.optimizer == "adam":
+            return adam(parameters, self.learning_rate, self.weight_decay)
+        return SGD(
+            parameters,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            nesterov=self.momentum > 0,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
 
     def rate_schedule(self) -> Schedule:
         """The learning-rate factor as a function of progress."""
@@ -82,14 +105,21 @@ def trainable(task: Task, *, conditioned: bool = False) -> None:
         raise ConfigError(
             f"task '{task.name}' is for merging methods, such as method=merging/task_arithmetic"
         )
+    if task.m < 2:
+        raise ConfigError(
+            f"task '{task.name}' has one objective: its fronts are of cost and quality, see "
+            "method=coresets/eracs"
+        )
     if conditioned and (task.model is None or task.model.conditioning is None):
         raise ConfigError("this method needs a model with conditioning (model.conditioning)")
 
 
-def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
+def adam(
+    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0
+) -> Optimizer:
     """Adam with PyTorch's defaults, as one fused kernel: the loop over tensors costs small networks
     more than their arithmetic."""
-    return Adam(parameters, lr=learning_rate, fused=True)
+    return Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def objectives_at(

@@ -1,0 +1,1 @@
+"""Which samples to train on, and when to choose again: functions of last-layer gradients."""

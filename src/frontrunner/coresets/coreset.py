@@ -1,0 +1,291 @@
+"""A coreset through training: what it is now, when it was chosen, and what was measured on the
+way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frontrunner.coresets.pool import Pool
+from frontrunner.coresets.select import TARGETS, Selector, View
+from frontrunner.coresets.snr import DEFINITIONS, snr
+from frontrunner.coresets.trigger import Trigger
+from frontrunner.errors import ConfigError, RunError, nearest
+from frontrunner.seeds import generator
+
+WEIGHTINGS = ("loss", "sampling")
+
+
+class Coreset:
+    """A part of the data that is chosen at the start of training, and again when a trigger says so.
+
+    `begin` is called at the start of each epoch, an epoch being one pass over the coreset. What it
+    does follows from the network, the state and (seed, epoch) alone, so a resumed run chooses as an
+    uninterrupted one would have.
+
+    Args:
+        selector: what to choose; None takes all of the data.
+        trigger: when to choose again.
+        budget: share of the samples, above 0 and at most 1.
+        epochs: their number.
+        seed: of everything random.
+        preference: λ over the task's objectives.
+        target: see `View`.
+        snr: definition of the signal-to-noise ratio, see `frontrunner.coresets.snr`.
+        snr_weighted: whether the selection's weights count in it.
+        snr_samples: compute it on no more than so many samples of the coreset, evenly taken.
+        weighting: how weights act: on the ``loss``, or on how often a sample is drawn
+            (``sampling``).
+        warm: share of the epochs at the start that go through all of the data instead, in pieces as
+            large as the coreset.
+        audit: measure 1 − cos(∇ of all data, ∇ of the coreset) every so many epochs; 0 never.
+
+    Raises:
+        ConfigError: a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        selector: Selector | None,
+        trigger: Trigger,
+        budget: float,
+        epochs: int,
+        seed: int,
+        *,
+        preference: Sequence[float] = (1.0,),
+        target: str = "weighted",
+        snr: str = "spectral",
+        snr_weighted: bool = False,
+        snr_samples: int | None = None,
+        weighting: str = "loss",
+        warm: float = 0.0,
+        audit: int = 0,
+    ) -> None:
+        check_budget(budget)
+        for name, value, valid in (
+            ("target", target, TARGETS),
+            ("snr", snr, DEFINITIONS),
+            ("weighting", weighting, WEIGHTINGS),
+        ):
+            if value not in valid:
+                raise ConfigError(f"method.{name}={value} is unknown{nearest(str(value), valid)}")
+        if snr_samples is not None and snr_samples < 2:
+            raise ConfigError(f"method.snr_samples={snr_samples} must be at least 2, or null")
+        if not 0 <= warm < 1:
+            raise ConfigError(f"method.warm={warm} must be at least 0 and less than 1")
+        self.selector, self.trigger, self.budget = selector, trigger, budget
+        self.epochs, self.seed = epochs, seed
+        self.view = View(tuple(preference), target)
+        self.snr, self.snr_weighted, self.snr_samples = snr, snr_weighted, snr_samples
+        self.weighting, self.audit = weighting, audit
+        self.first = round(warm * epochs)
+        self.epoch = -1
+        self.size = 0
+        self.indices: Tensor | None = None
+        self.weights: Tensor | None = None
+        self.history: list[dict[str, Any]] = []
+        self.seconds = {"select": 0.0, "check": 0.0, "audit": 0.0}
+        self.passes = {"select": 0, "check": 0, "audit": 0}
+
+    def count(self, size: int) -> int:
+        """Samples of the coreset, of ``size`` in all."""
+        return size if self.selector is None else max(1, round(self.budget * size))
+
+    @property
+    def updates(self) -> int:
+        """Selections after the first."""
+        return max(0, sum(bool(entry["selected"]) for entry in self.history) - 1)
+
+    @property
+    def checks(self) -> int:
+        """How often the trigger looked at the coreset."""
+        return sum(bool(entry["checked"]) for entry in self.history)
+
+    # ------------------------------------------------------------------ epochs
+
+    def check(self, pool: Pool) -> None:
+        """Fail before training where this cannot work.
+
+        Raises:
+            ConfigError: too few samples for the classes, no last linear layer, no validation data.
+            RunError: the data are not as many as in the state that was loaded.
+        """
+        if self.size and self.size != pool.size:
+            raise RunError(
+                f"the data have {pool.size} samples, and had {self.size} when the coreset was "
+                "chosen: start again with the data as they are now"
+            )
+        self.size = pool.size
+        if self.selector is None:
+            return
+        count = self.count(pool.size)
+        least = self.selector.smallest(pool)
+        if count < least:
+            raise ConfigError(
+                f"method.budget={self.budget} of {pool.size} samples is {count}, fewer than the "
+                f"{least} classes; set method.budget to at least {least / pool.size:.3g}"
+            )
+        if self.selector.validates and (pool.validation is None or pool.validation.size == 0):
+            raise ConfigError("this selection needs validation data, and there are none")
+        if self.selector.looks or self.trigger.measures or self.audit:
+            assert pool.heads
+
+    def begin(self, epoch: int, pool: Pool) -> bool:
+        """Look at the coreset if it is time, and choose again if the trigger says so; returns
+        whether it did. An epoch that has begun already is left as it is."""
+        if epoch == self.epoch:
+            return False
+        self.epoch, self.size = epoch, pool.size
+        if self.selector is None or epoch < self.first:
+            return False
+        entry: dict[str, Any] = {"epoch": epoch, "checked": False, "selected": False}
+        wanted = self.indices is None
+        if not wanted and self.trigger.due(epoch, self.first, self.epochs, self.seed):
+            wanted = True
+            if self.trigger.measures:
+                measured = self._measure(pool)
+                entry |= {"checked": True, **measured}
+                last = self._selected()
+                wanted = self.trigger.fires(
+                    measured["snr"], last["snr_after"], measured["loss"], last["loss_after"]
+                )
+        auditing = self.audit > 0 and (epoch - self.first) % self.audit == 0
+        if auditing and self.indices is not None:
+            if "snr" not in entry:
+                entry |= self._measure(pool, "audit")
+            entry["gap"] = self._gap(pool)
+        if wanted:
+            self._select(epoch, pool, entry)
+            if auditing:
+                entry["gap_after"] = self._gap(pool)
+        if len(entry) > 3:
+            self.history.append(entry)
+        return wanted
+
+    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Samples of an epoch in their order, (k,), and their weights in the loss, (k,)."""
+        count = self.count(self.size)
+        if self.indices is None:
+            return self._through_all(epoch, count), torch.ones(count)
+        assert self.weights is not None
+        draw = generator(self.seed, "order", epoch)
+        if self.weighting == "loss":
+            shuffled = torch.randperm(count, generator=draw)
+            return self.indices[shuffled], self.weights[shuffled]
+        # Systematic sampling: each index comes floor or ceiling of its weight times.
+        ends = self.weights.double().cumsum(0)
+        ends = ends * (count / ends[-1])
+        points = torch.arange(count, dtype=torch.float64)
+        points = points + torch.rand((), generator=draw, dtype=torch.float64)
+        chosen = torch.searchsorted(ends, points).clamp_max(count - 1)
+        chosen = chosen[torch.randperm(count, generator=draw)]
+        return self.indices[chosen], torch.ones(count)
+
+    def _through_all(self, epoch: int, count: int) -> Tensor:
+        """The epoch-th piece of an endless sequence of permutations of all samples."""
+        start, pieces = epoch * count, []
+        while count > 0:
+            lap, position = divmod(start, self.size)
+            order = torch.randperm(self.size, generator=generator(self.seed, "lap", lap))
+            piece = order[position : position + count]
+            pieces.append(piece)
+            start, count = start + len(piece), count - len(piece)
+        return torch.cat(pieces)
+
+    # ------------------------------------------------------------------ measuring and choosing
+
+    def _selected(self) -> dict[str, Any]:
+        return next(entry for entry in reversed(self.history) if entry["selected"])
+
+    def _measure(self, pool: Pool, purpose: str = "check") -> dict[str, list[float]]:
+        """Signal-to-noise ratio and loss of each objective on the coreset."""
+        assert self.indices is not None
+        assert self.weights is not None
+        start, before = time.perf_counter(), pool.passes
+        k = len(self.indices)
+        some = torch.arange(k)
+        if self.snr_samples is not None and self.snr_samples < k:
+            some = torch.linspace(0, k - 1, self.snr_samples).round().long()
+        seen = pool.last_layer(self.indices[some])
+        weights = self.weights[some].to(seen.features[0].device) if self.snr_weighted else None
+        ratios = [snr(seen.objective(j), self.snr, weights) for j in range(seen.m)]
+        self.seconds[purpose] += time.perf_counter() - start
+        self.passes[purpose] += pool.passes - before
+        return {"snr": ratios, "loss": [float(x) for x in seen.losses]}
+
+    def _select(self, epoch: int, pool: Pool, entry: dict[str, Any]) -> None:
+        assert self.selector is not None
+        start = time.perf_counter()
+        before = pool.passes + (pool.validation.passes if pool.validation else 0)
+        draw = generator(self.seed, "select", epoch)
+        chosen = self.selector.select(pool, self.count(pool.size), self.view, draw)
+        self.indices, self.weights = chosen.indices.cpu(), chosen.weights.float().cpu()
+        after = pool.passes + (pool.validation.passes if pool.validation else 0)
+        self.seconds["select"] += time.perf_counter() - start
+        self.passes["select"] += after - before
+        w = self.weights.double()
+        entry |= {
+            "selected": True,
+            "filled": chosen.filled,
+            "effective": float(w.sum() ** 2 / w.square().sum()),
+        }
+        if self.trigger.measures:
+            measured = self._measure(pool)
+            entry |= {"snr_after": measured["snr"], "loss_after": measured["loss"]}
+
+    def _gap(self, pool: Pool) -> float:
+        """1 − cos of the mean gradient of all samples and the coreset's weighted one."""
+        assert self.indices is not None
+        assert self.weights is not None
+        start, before = time.perf_counter(), pool.passes
+        gradients = self.view.of(pool.last_layer())
+        everything = gradients.mean()
+        chosen = gradients[self.indices.to(everything.device)].mean(self.weights)
+        cosine = torch.nn.functional.cosine_similarity(everything, chosen, dim=0)
+        self.seconds["audit"] += time.perf_counter() - start
+        self.passes["audit"] += pool.passes - before
+        return 1.0 - float(cosine)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs; tensors and plain values."""
+        return {
+            "epoch": self.epoch,
+            "size": self.size,
+            "indices": self.indices,
+            "weights": self.weights,
+            "history": [dict(entry) for entry in self.history],
+            "seconds": dict(self.seconds),
+            "passes": dict(self.passes),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            RunError: the data are not as many as they were.
+        """
+        if self.size and state["size"] and self.size != state["size"]:
+            raise RunError(
+                f"the data have {self.size} samples, and had {state['size']} when the coreset was "
+                "chosen: start again with the data as they are now"
+            )
+        self.epoch, self.size = state["epoch"], state["size"]
+        self.indices, self.weights = state["indices"], state["weights"]
+        self.history = list(state["history"])
+        self.seconds, self.passes = dict(state["seconds"]), dict(state["passes"])
+
+
+def check_budget(budget: float) -> None:
+    """Refuse a share of the data that is none.
+
+    Raises:
+        ConfigError: not above 0 and at most 1.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
+        raise ConfigError(f"method.budget={budget} must be above 0 and at most 1")

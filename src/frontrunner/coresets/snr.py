@@ -1,0 +1,88 @@
+"""The signal-to-noise ratio of a coreset's gradients, by which ERACS notices that it is stale.
+
+Source: Cheng et al., ERACS, NeurIPS 2025. The paper defines it in three ways that are not
+equivalent; all are here. ``spectral`` is the theorem's ‖μ‖/σ with σ² the largest eigenvalue of the
+gradients' covariance, ``trace`` takes its trace instead, ``norms`` is the mean of gradient norms
+over their standard deviation (§5.1 and the caption of Figure 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from frontrunner.coresets.gradients import Gradients
+
+DEFINITIONS = ("spectral", "trace", "norms")
+
+
+def snr(
+    gradients: Gradients,
+    definition: str = "spectral",
+    weights: Tensor | None = None,
+    *,
+    iterations: int = 20,
+    tolerance: float = 1e-3,
+) -> float:
+    """Signal-to-noise ratio of n gradients, n >= 2; infinite where they are all the same.
+
+    No gradient is formed: the covariance's largest eigenvalue comes from power iterations on its
+    factors, at n·c·d products each.
+
+    Args:
+        gradients: of the coreset's samples.
+        definition: ``spectral``, ``trace`` or ``norms``.
+        weights: (n,) of mean 1, or None for the theorem's plain mean.
+        iterations: of the power method, at most.
+        tolerance: relative change of the eigenvalue at which they end.
+    """
+    n = len(gradients)
+    w = torch.ones(n) if weights is None else weights
+    squared = gradients.squared_norms()
+    w = w.to(squared)
+    if definition == "norms":
+        norms = squared.sqrt()
+        mean = (w * norms).mean()
+        deviation = (w * (norms - mean).square()).mean().clamp_min(0).sqrt()
+        return _ratio(float(mean), float(deviation))
+    mean_gradient = gradients.mean(w)
+    signal = float(mean_gradient.norm())
+    total = max(float((w * squared).mean()) - signal**2, 0.0)
+    if definition == "trace":
+        return _ratio(signal, math.sqrt(total))
+    if total <= 1e-12 * signal**2:
+        return math.inf
+    return _ratio(
+        signal, math.sqrt(_largest(gradients, w, mean_gradient, total, iterations, tolerance))
+    )
+
+
+def _largest(
+    gradients: Gradients, w: Tensor, mean: Tensor, trace: float, iterations: int, tolerance: float
+) -> float:
+    """Largest eigenvalue of the covariance (1/n) Σ w_i (g_i − μ)(g_i − μ)ᵀ."""
+    # The start is the centred gradient that is farthest out: never orthogonal to everything.
+    distance = gradients.squared_norms() - 2 * gradients.dot(mean)
+    start = int((w * distance).argmax())
+    one = torch.zeros_like(w)
+    one[start] = len(w)
+    vector = gradients.mean(one) - mean
+    vector = vector / vector.norm().clamp_min(1e-30)
+    value = 0.0
+    for _ in range(iterations):
+        along = gradients.dot(vector)
+        along = w * (along - (w * along).mean())
+        product = gradients.mean(along) - along.mean() * mean
+        previous, value = value, float(product.norm())
+        if value <= 0.0:
+            return 0.0
+        vector = product / value
+        if abs(value - previous) <= tolerance * value:
+            break
+    return min(value, trace)
+
+
+def _ratio(signal: float, noise: float) -> float:
+    return signal / noise if noise > 0 else math.inf

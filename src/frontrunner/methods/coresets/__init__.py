@@ -1,0 +1,1 @@
+"""Training on a part of the data; see docs/methods/coresets.md."""

@@ -1,0 +1,18 @@
+"""All of the data: what coresets are compared with."""
+
+from __future__ import annotations
+
+from frontrunner.coresets.select import Selector
+from frontrunner.methods.coresets.base import CoresetMethod
+from frontrunner.methods.learning.training import Training
+
+
+class Full(CoresetMethod):
+    """Training on all samples, for the whole of the task's steps. Arguments as in
+    `CoresetMethod`."""
+
+    def __init__(self, training: Training, seed: int, points: int) -> None:
+        super().__init__(training, seed, points, budget=1.0)
+
+    def selector(self) -> Selector | None:
+        return None
