@@ -44,6 +44,7 @@ FLOORS = {
     "tracking": 2,
     "weights": 1,
     "sparse": 1,
+    "coresets": 1,
     "front": 1,
     "preferences": 1,
     "config": 1,

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from frontrunner.front.front import Front
     from frontrunner.front.objective import Objective
     from frontrunner.run import Run, load, run
+    from frontrunner.runner.coreset_training import CoresetTraining
 
-__all__ = ["Front", "Objective", "Run", "__version__", "load", "run"]
+__all__ = ["CoresetTraining", "Front", "Objective", "Run", "__version__", "load", "run"]
 
 _HOMES = {
+    "CoresetTraining": "frontrunner.runner.coreset_training",
     "Front": "frontrunner.front.front",
     "Objective": "frontrunner.front.objective",
     "Run": "frontrunner.run",

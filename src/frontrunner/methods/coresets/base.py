@@ -277,4 +277,4 @@ def constant_losses(task: Task) -> np.ndarray:
 
 
 def _length(task: Task, split: Split) -> int:
-    return len(task.data(split))
+    return len(task.data(split))  # type: ignore[arg-type]
