@@ -103,7 +103,7 @@ def main() -> int:
         "ablation": ablation,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=list(tables))
+    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=[])
     parser.add_argument("--task", choices=TASKS, default="text_domains")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS))
@@ -121,7 +121,7 @@ def main() -> int:
         options.windows,
         options.output,
     )
-    for name in options.tables:
+    for name in options.tables or tables:
         start = time.perf_counter()
         try:
             table, rows = tables[name](study)

@@ -79,11 +79,11 @@ def main() -> int:
         "language": language,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=list(tables))
+    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=[])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("runs"))
     options = parser.parse_args()
-    for name in options.tables:
+    for name in options.tables or tables:
         start = time.perf_counter()
         try:
             table = tables[name](options.seeds, options.output / "experiments" / name)

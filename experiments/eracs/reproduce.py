@@ -1,0 +1,302 @@
+"""Reproduce what docs/methods/coresets.md claims; every table of that page is printed here.
+
+    python experiments/eracs/reproduce.py [methods timing equal_cost grid] [--setting S] [--seeds N]
+
+Settings are ``digits`` (embedded), ``digits_noisy`` (20 % of training labels wrong),
+``digits_rare`` (the rarest class has 2 % of the images of the most frequent), ``digits_short`` (a
+quarter of the epochs) and ``mnist`` (10,000 images under $FRONTRUNNER_DATA, a small ResNet). Runs
+that exist are not run again. Tables go to standard output, and with every figure behind them to
+experiments/eracs/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+import frontrunner
+from frontrunner.errors import FrontrunnerError
+from frontrunner.front import statistics, text
+
+HERE = Path(__file__).parent
+Array = NDArray[np.float64]
+Rows = list[dict[str, Any]]
+
+QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
+SETTINGS = {
+    "digits": ["task=digits_full"],
+    "digits_noisy": ["task=digits_full", "task.label_noise=0.2"],
+    "digits_rare": ["task=digits_full", "task.imbalance=0.02"],
+    "digits_short": ["task=digits_full", "training.steps=750"],
+    "mnist": ["task=mnist_images", "training.steps=4750"],
+}
+BUDGETS = (0.05, 0.1, 0.2)
+ERACS = {
+    "ERACS, SNR fell by 30 %": ["method=coresets/eracs"],
+    "ERACS, SNR below 0.3": ["method=coresets/eracs", "method.trigger=absolute_below"],
+    "ERACS, SNR above 0.3": ["method=coresets/eracs", "method.trigger=absolute_above"],
+    "loss fell by 90 %": [
+        "method=coresets/gradmatch",
+        "method.trigger=loss",
+        "method.threshold=0.9",
+        "method.every=3",
+    ],
+}
+METHODS = {
+    "random, fixed": ["method=coresets/random"],
+    "random, drawn every epoch": ["method=coresets/random", "method.trigger=interval"],
+    "k-centre": ["method=coresets/kcenter"],
+    "CRAIG": ["method=coresets/craig"],
+    "GLISTER": ["method=coresets/glister"],
+    "GradMatch": ["method=coresets/gradmatch"],
+    "GradMatch per batch": ["method=coresets/gradmatch", "method.variant=per_batch"],
+    "GradMatch every 5 epochs": ["method=coresets/gradmatch", "method.every=5"],
+    **ERACS,
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs of one setting.
+
+    Attributes:
+        setting: one of `SETTINGS`.
+        seeds: of weights, order and selections; the split of the data is the same for all.
+        output: folder of runs.
+    """
+
+    setting: str
+    seeds: int
+    output: Path
+
+    def run(self, words: Sequence[str], budget: float, seed: int) -> dict[str, Any]:
+        """Cost, error and facts of one model; a finished run is read."""
+        label = "-".join(w.partition("=")[2].replace("/", "-") for w in words)
+        print(f"  {self.setting}, {budget:g}, seed {seed}: {label}", file=sys.stderr, flush=True)
+        own = [f"label='{label}'", f"output={self.output}/{self.setting}", f"seed={seed}"]
+        if words != FULL:
+            own.append(f"method.budget={budget}")
+        run = frontrunner.run([*SETTINGS[self.setting], *words, *own, *QUIET])
+        cost, error = run.front.values[0]
+        return {
+            "budget": budget,
+            "seed": seed,
+            "cost": float(cost),
+            "error": 100 * float(error),
+            **{k: run.front.costs[0][f"training_{k}"] for k in COUNTED},
+            "collapsed": bool(run.front.info["collapsed"]),
+            "history": run.front.info["models"][0]["history"],
+        }
+
+    def over(self, words: Sequence[str], budget: float) -> Rows:
+        """One row for each seed."""
+        return [self.run(words, budget, seed) for seed in range(self.seeds)]
+
+
+FULL = ["method=coresets/full"]
+COUNTED = ("seconds", "select_seconds", "check_seconds", "train_seconds", "updates", "checks")
+
+
+def main() -> int:
+    """Print the tables asked for."""
+    tables: dict[str, Callable[[Study], tuple[str, Rows]]] = {
+        "methods": methods,
+        "timing": timing,
+        "equal_cost": equal_cost,
+        "grid": grid,
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=[])
+    parser.add_argument("--setting", choices=SETTINGS, default="digits")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("runs/experiments/eracs"))
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study(options.setting, options.seeds, options.output)
+    for name in options.tables or tables:
+        start = time.perf_counter()
+        try:
+            table, rows = tables[name](study)
+        except FrontrunnerError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        words = f"{name} --setting {study.setting} --seeds {study.seeds}"
+        command = f"python experiments/eracs/reproduce.py {words}"
+        table = f"<!-- {command} -->\n\n{table}\n"
+        options.results.mkdir(parents=True, exist_ok=True)
+        path = options.results / f"{name}-{study.setting}"
+        path.with_suffix(".md").write_text(table, encoding="utf-8")
+        lean = [{k: v for k, v in row.items() if k != "history"} for row in rows]
+        facts = json.dumps({"command": command, "rows": lean}, indent=1)
+        path.with_suffix(".json").write_text(facts + "\n", encoding="utf-8")
+        print(table, flush=True)
+        print(f"({name}: {time.perf_counter() - start:.0f} s)", file=sys.stderr)
+    return 0
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def methods(study: Study) -> tuple[str, Rows]:
+    """Accuracy, cost, seconds and updates of every method at every budget."""
+    lines, rows = [], []
+    full = study.over(FULL, 1.0)
+    rows += [{"method": "all data", **row} for row in full]
+    lines.append(["100 %", "all data", *_cells(full)])
+    for budget in BUDGETS:
+        for label, words in METHODS.items():
+            found = study.over(words, budget)
+            rows += [{"method": label, **row} for row in found]
+            lines.append([f"{100 * budget:g} %", label, *_cells(found)])
+    intro = (
+        f"Accuracy on the test split. {_setting(study)} Cost is the share of training on all data, "
+        "in passes over samples; both it and the seconds have selections and checks in them. "
+        "Updates are selections after the first. A collapsed model's validation loss is above 95 % "
+        "of that of the best constant answer; it is counted in the mean all the same."
+    )
+    head = ["budget", "method", "accuracy %", "cost", "s", "of them selecting", "updates", "failed"]
+    return _table(intro, head, lines), rows
+
+
+def timing(study: Study) -> tuple[str, Rows]:
+    """Whether it helps to know when: the same number of updates, at even and at random times."""
+    lines, rows = [], []
+    for label, words in ERACS.items():
+        gains: dict[str, list[float]] = {"even": [], "random": []}
+        updates, correlations = [], []
+        for budget in BUDGETS:
+            for seed in range(study.seeds):
+                ours = study.run([*words, "method.audit=3"], budget, seed)
+                updates.append(ours["updates"])
+                correlations.append(_correlation(ours["history"]))
+                rows.append({"method": label, **ours, "correlation": correlations[-1]})
+                for kind in gains:
+                    other = study.run(_matched(kind, int(ours["updates"])), budget, seed)
+                    rows.append({"method": f"{label}: {kind}", **other})
+                    gains[kind].append(other["error"] - ours["error"])
+        known = [c for c in correlations if c is not None]
+        line = [label, f"{np.mean(updates):.1f}"]
+        for values in gains.values():
+            line += [_interval(values), f"{statistics.paired_test(values).p:.3f}"]
+        mean = f"{np.mean(known):+.2f} ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else "-"
+        lines.append([*line, mean])
+    intro = (
+        "What the moments of selection are worth: accuracy gained, in points, over GradMatch with "
+        "the same number of updates, at even and at random times, paired over seeds and budgets "
+        f"({', '.join(f'{100 * b:g} %' for b in BUDGETS)}). {_setting(study)} In brackets the "
+        "95 % bootstrap interval of the mean; p of the sign-flip test, or Wilcoxon's. The last column is "
+        "Spearman's correlation, within a run, of the SNR with the true gradient gap 1 − cos."
+    )
+    head = ["trigger", "updates", "over even times", "p", "over random times", "p"]
+    return _table(intro, [*head, "SNR and gap"], lines), rows
+
+
+def equal_cost(study: Study) -> tuple[str, Rows]:
+    """Whether it pays: random samples drawn anew in each epoch, as many as the same cost buys."""
+    lines, rows = [], []
+    every = ("GradMatch", "GradMatch every 5 epochs", *ERACS)
+    for label in every:
+        gains, costs = [], []
+        for budget in BUDGETS:
+            for seed in range(study.seeds):
+                words = METHODS[label]
+                audited = [*words, "method.audit=3"] if label in ERACS else words
+                ours = study.run(audited, budget, seed)
+                share = round(min(1.0, ours["cost"]), 4)
+                other = study.run(METHODS["random, drawn every epoch"], share, seed)
+                rows += [{"method": label, **ours}, {"method": f"{label}: random", **other}]
+                gains.append(other["error"] - ours["error"])
+                costs.append(ours["cost"] / budget)
+        p = statistics.paired_test(gains).p
+        lines.append([label, f"{np.mean(costs):.2f}", _interval(gains), f"{p:.3f}"])
+    intro = (
+        "What selection is worth at equal cost: accuracy gained, in points, over random samples "
+        "that are drawn anew in every epoch, as many as the cost of selecting buys. Paired over "
+        f"seeds and budgets. {_setting(study)}"
+    )
+    return _table(intro, ["method", "cost / budget", "over random", "p"], lines), rows
+
+
+def grid(study: Study) -> tuple[str, Rows]:
+    """The paper's Table 3: accuracy and updates by interval of checks and threshold, at 10 %."""
+    tables, rows = [], []
+    for label in list(ERACS)[:3]:
+        lines = []
+        for every in (1, 3, 10):
+            line = [str(every)]
+            for threshold in (0.1, 0.2, 0.3, 0.4, 0.5):
+                words = [*ERACS[label], f"method.threshold={threshold}", f"method.every={every}"]
+                found = study.over(words, 0.1)
+                rows += [
+                    {"method": label, "every": every, "threshold": threshold, **r} for r in found
+                ]
+                accuracy = np.mean([100 - r["error"] for r in found])
+                line.append(f"{accuracy:.1f} / {np.mean([r['updates'] for r in found]):.1f}")
+            lines.append(line)
+        intro = f"{label.rpartition(' ')[0]} τ: accuracy % / updates at a budget of 10 %."
+        tables.append(_table(intro, ["C \\ τ", "0.1", "0.2", "0.3", "0.4", "0.5"], lines))
+    return f"{_setting(study)}\n\n" + "\n\n".join(tables), rows
+
+
+# ---------------------------------------------------------------------- pieces
+
+
+def _matched(kind: str, updates: int) -> list[str]:
+    """GradMatch with this many updates, evenly spread or at random times."""
+    if updates == 0:
+        return ["method=coresets/gradmatch", "method.trigger=never"]
+    rule = "interval" if kind == "even" else "random"
+    return ["method=coresets/gradmatch", f"method.trigger={rule}", f"method.count={updates}"]
+
+
+def _correlation(history: Rows) -> float | None:
+    pairs = [(h["snr"][0], h["gap"]) for h in history if "gap" in h and "snr" in h]
+    if len(pairs) < 4 or not np.isfinite(pairs).all():
+        return None
+    value = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    return value if np.isfinite(value) else None
+
+
+def _cells(found: Rows) -> list[str]:
+    def spread(values: Sequence[float], digits: int) -> str:
+        deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.{digits}f}{deviation}"
+
+    return [
+        spread([100 - r["error"] for r in found], 1),
+        spread([r["cost"] for r in found], 3),
+        spread([r["seconds"] for r in found], 1),
+        f"{100 * np.mean([r['select_seconds'] / r['seconds'] for r in found]):.0f} %",
+        f"{np.mean([r['updates'] for r in found]):.1f}",
+        f"{sum(r['collapsed'] for r in found)} of {len(found)}",
+    ]
+
+
+def _interval(values: Sequence[float]) -> str:
+    low, high = statistics.bootstrap(values)
+    return f"{np.mean(values):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _setting(study: Study) -> str:
+    words = " ".join(SETTINGS[study.setting])
+    return f"`{words}`, seeds 0-{study.seeds - 1}; mean ± standard deviation."
+
+
+def _table(intro: str, head: list[str], lines: list[list[str]]) -> str:
+    return f"{intro}\n\n{text.grid(head, lines, markdown=True)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
