@@ -38,6 +38,8 @@ class Coreset:
         snr: definition of the signal-to-noise ratio, see `frontrunner.coresets.snr`.
         snr_weighted: whether the selection's weights count in it.
         snr_samples: compute it on no more than so many samples of the coreset, evenly taken.
+        candidates: choose among so many times the coreset's size of samples, drawn at random for
+            each selection; None chooses among all.
         weighting: how weights act: on the ``loss``, or on how often a sample is drawn
             (``sampling``).
         warm: share of the epochs at the start that go through all of the data instead, in pieces as
@@ -61,6 +63,7 @@ class Coreset:
         snr: str = "spectral",
         snr_weighted: bool = False,
         snr_samples: int | None = None,
+        candidates: float | None = None,
         weighting: str = "loss",
         warm: float = 0.0,
         audit: int = 0,
@@ -75,14 +78,22 @@ class Coreset:
                 raise ConfigError(f"method.{name}={value} is unknown{nearest(str(value), valid)}")
         if snr_samples is not None and snr_samples < 2:
             raise ConfigError(f"method.snr_samples={snr_samples} must be at least 2, or null")
+        if candidates is not None and not candidates >= 1:
+            raise ConfigError(f"method.candidates={candidates} must be at least 1, or null")
         if not 0 <= warm < 1:
             raise ConfigError(f"method.warm={warm} must be at least 0 and less than 1")
+        if not isinstance(audit, int) or audit < 0:
+            raise ConfigError(f"method.audit={audit} must be a whole number of at least 0")
         self.selector, self.trigger, self.budget = selector, trigger, budget
         self.epochs, self.seed = epochs, seed
         self.view = View(tuple(preference), target)
         self.snr, self.snr_weighted, self.snr_samples = snr, snr_weighted, snr_samples
-        self.weighting, self.audit = weighting, audit
-        self.first = round(warm * epochs)
+        self.candidates = candidates
+        self.weighting, self.warm, self.audit = weighting, warm, audit
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all that was chosen and measured, for another training."""
         self.epoch = -1
         self.size = 0
         self.indices: Tensor | None = None
@@ -94,6 +105,11 @@ class Coreset:
     def count(self, size: int) -> int:
         """Samples of the coreset, of ``size`` in all."""
         return size if self.selector is None else max(1, round(self.budget * size))
+
+    @property
+    def first(self) -> int:
+        """The epoch of the first selection."""
+        return max(0, min(round(self.warm * self.epochs), self.epochs - 1))
 
     @property
     def updates(self) -> int:
@@ -112,17 +128,18 @@ class Coreset:
 
         Raises:
             ConfigError: too few samples for the classes, no last linear layer, no validation data.
-            RunError: the data are not as many as in the state that was loaded.
+            RunError: the data are not as many as in the state that was loaded, or the coreset.
         """
-        if self.size and self.size != pool.size:
-            raise RunError(
-                f"the data have {pool.size} samples, and had {self.size} when the coreset was "
-                "chosen: start again with the data as they are now"
-            )
+        _same_size(self.size, pool.size)
         self.size = pool.size
         if self.selector is None:
             return
         count = self.count(pool.size)
+        if self.indices is not None and len(self.indices) != count:
+            raise RunError(
+                f"the checkpoint's coreset has {len(self.indices)} samples, and "
+                f"method.budget={self.budget} asks for {count}: keep the budget, or start again"
+            )
         least = self.selector.smallest(pool)
         if count < least:
             raise ConfigError(
@@ -132,7 +149,7 @@ class Coreset:
         if self.selector.validates and (pool.validation is None or pool.validation.size == 0):
             raise ConfigError("this selection needs validation data, and there are none")
         if self.selector.looks or self.trigger.measures or self.audit:
-            assert pool.heads
+            self.view.of(pool.last_layer(torch.arange(min(2, pool.size))))
 
     def begin(self, epoch: int, pool: Pool) -> bool:
         """Look at the coreset if it is time, and choose again if the trigger says so; returns
@@ -213,17 +230,30 @@ class Coreset:
         seen = pool.last_layer(self.indices[some])
         weights = self.weights[some].to(seen.features[0].device) if self.snr_weighted else None
         ratios = [snr(seen.objective(j), self.snr, weights) for j in range(seen.m)]
+        losses = seen.losses.tolist()
+        # What decides must not differ between processes: they look again together, or none does.
+        agreed = pool.agreed(torch.tensor([ratios, losses], dtype=torch.float64)).tolist()
         self.seconds[purpose] += time.perf_counter() - start
         self.passes[purpose] += pool.passes - before
-        return {"snr": ratios, "loss": [float(x) for x in seen.losses]}
+        return {"snr": agreed[0], "loss": agreed[1]}
 
     def _select(self, epoch: int, pool: Pool, entry: dict[str, Any]) -> None:
         assert self.selector is not None
         start = time.perf_counter()
         before = pool.passes + (pool.validation.passes if pool.validation else 0)
-        draw = generator(self.seed, "select", epoch)
-        chosen = self.selector.select(pool, self.count(pool.size), self.view, draw)
-        self.indices, self.weights = chosen.indices.cpu(), chosen.weights.float().cpu()
+        draw, count = generator(self.seed, "select", epoch), self.count(pool.size)
+        among = pool.size if self.candidates is None else round(self.candidates * count)
+        if among >= pool.size:
+            chosen = self.selector.select(pool, count, self.view, draw)
+            indices = chosen.indices.cpu()
+        else:
+            drawn = torch.randperm(pool.size, generator=draw)[:among]
+            candidates = pool.among(drawn)
+            chosen = self.selector.select(candidates, count, self.view, draw)
+            indices = drawn[chosen.indices.cpu()]
+            pool.passes += candidates.passes
+        self.indices = pool.agreed(indices)
+        self.weights = pool.agreed(chosen.weights.float().cpu())
         after = pool.passes + (pool.validation.passes if pool.validation else 0)
         self.seconds["select"] += time.perf_counter() - start
         self.passes["select"] += after - before
@@ -270,15 +300,20 @@ class Coreset:
         Raises:
             RunError: the data are not as many as they were.
         """
-        if self.size and state["size"] and self.size != state["size"]:
-            raise RunError(
-                f"the data have {self.size} samples, and had {state['size']} when the coreset was "
-                "chosen: start again with the data as they are now"
-            )
+        _same_size(state["size"], self.size)
         self.epoch, self.size = state["epoch"], state["size"]
         self.indices, self.weights = state["indices"], state["weights"]
         self.history = list(state["history"])
         self.seconds, self.passes = dict(state["seconds"]), dict(state["passes"])
+
+
+def _same_size(before: int, now: int) -> None:
+    """Both may be 0, for not known yet."""
+    if before and now and before != now:
+        raise RunError(
+            f"the data have {now} samples, and had {before} when the coreset was chosen: start "
+            "again with the data as they are now"
+        )
 
 
 def check_budget(budget: float) -> None:

@@ -26,6 +26,7 @@ def facility_location(similarity: Tensor, count: int, block: int = 32) -> tuple[
     n = len(similarity)
     count = min(count, n)
     covered = similarity.new_zeros(n)
+    taken = torch.zeros(n, dtype=torch.bool, device=similarity.device)
     bounds = similarity.sum(0)
     chosen: list[int] = []
     for step in range(count):
@@ -39,12 +40,13 @@ def facility_location(similarity: Tensor, count: int, block: int = 32) -> tuple[
                 if best >= 0 and float(bounds[candidates[0]]) <= best_gain:
                     break
                 gains = (similarity[candidates] - covered).clamp_min_(0).sum(1)
+                gains[taken[candidates]] = -1.0
                 bounds[candidates] = gains
                 top = int(gains.argmax())
                 if float(gains[top]) > best_gain:
                     best, best_gain = int(candidates[top]), float(gains[top])
         chosen.append(best)
-        bounds[best] = -1.0
+        taken[best], bounds[best] = True, -1.0
         covered = torch.maximum(covered, similarity[best])
     indices = torch.tensor(chosen, device=similarity.device)
     nearest = similarity[indices].argmax(0)

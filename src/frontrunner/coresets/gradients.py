@@ -171,14 +171,12 @@ def joined(parts: Sequence[LastLayer]) -> LastLayer:
     """Several groups of samples as one."""
     if len(parts) == 1:
         return parts[0]
-    sizes = torch.tensor([len(p) for p in parts], dtype=torch.float64)
-    losses = torch.stack([p.losses.double().cpu() for p in parts])
-    first = parts[0]
+    first, total = parts[0], sum(len(p) for p in parts)
     return LastLayer(
         tuple(torch.cat([p.features[k] for p in parts]) for k in range(len(first.features))),
         tuple(
             tuple(torch.cat([p.residuals[j][k] for p in parts]) for k in range(len(first.features)))
             for j in range(first.m)
         ),
-        (sizes[:, None] * losses).sum(0) / sizes.sum(),
+        torch.stack([len(p) / total * p.losses for p in parts]).sum(0),
     )

@@ -62,7 +62,7 @@ def nonnegative_omp(
         else:
             gone = set(range(s)) - set(stay)
             free[[chosen[j] for j in gone]] = True
-            columns[: len(stay)] = columns[torch.tensor(stay, device=device)]
+            columns[: len(stay)] = columns[torch.tensor(stay, dtype=torch.long, device=device)]
             chosen = [[*chosen, best][j] for j in stay]
         correlation = first - system.weights.to(first) @ columns[: len(chosen)]
     return torch.tensor(chosen, dtype=torch.long), system.weights.clone()
@@ -105,7 +105,7 @@ class _System:
         length = pivot**0.5
         self._gram[s, : s + 1], self._gram[: s + 1, s] = inner, inner
         self._gram[s, s] = own
-        self._right[s] = right
+        self._right[s], self._weights[s] = right, 0.0
         self._inverse[s, :s], self._inverse[s, s] = -(row @ inverse) / length, 1.0 / length
         self.size = s + 1
         last = self._inverse[s, : s + 1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from frontrunner.coresets.gradients import LastLayer, joined
 from frontrunner.errors import ConfigError, DivergenceError, nearest
@@ -25,7 +26,7 @@ def find_heads(network: nn.Module, inputs: Any, names: Sequence[str] | None = No
         names: the user's choice, which is only checked.
 
     Raises:
-        ConfigError: there is no linear layer, or none of that name; a weight is shared.
+        ConfigError: there is no linear layer, or none of that name.
     """
     linear = {n: x for n, x in network.named_modules() if isinstance(x, nn.Linear)}
     if names is not None:
@@ -60,8 +61,8 @@ def find_heads(network: nn.Module, inputs: Any, names: Sequence[str] | None = No
 def _tensors(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs]
-    values = outputs.values() if isinstance(outputs, dict) else outputs
-    return [t for value in values for t in _tensors(value)] if outputs is not None else []
+    values = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
+    return [t for v in values for t in _tensors(v)] if isinstance(values, list | tuple) else []
 
 
 @contextmanager
@@ -90,6 +91,9 @@ class Pool:
         validation: the same of the validation samples, for methods that look at them.
         share: (rank, world, gather) of several processes: each looks at its share of the samples,
             and ``gather`` gives all of them the others' tensors in the order of ranks.
+
+    Attributes:
+        passes: samples that the network was run on, by all processes together.
     """
 
     def __init__(
@@ -108,26 +112,41 @@ class Pool:
         self.network, self.fetch, self.size, self.losses = network, fetch, size, losses
         self.device, self.batch_size = torch.device(device), batch_size
         self.validation, self.share = validation, share
-        self._heads = heads
+        self._names, self._heads = heads, list[str]()
         self._classes: Tensor | None = None
         self.passes = 0
 
     @property
     def heads(self) -> list[str]:
         """Names of the last linear layers."""
-        if self._heads is None or isinstance(self._heads, tuple):
-            self._heads = find_heads(self.network, self._batch([0])[0], self._heads)
-        return list(self._heads)
+        if not self._heads:
+            self._heads = find_heads(self.network, self._batch([0])[0], self._names)
+        return self._heads
 
     def last_layer(self, indices: Tensor | None = None) -> LastLayer:
         """Features and residuals of these samples, or of all, at the network's present weights.
 
         Raises:
+            ConfigError: the last layers are not run once, on one vector for each sample.
             DivergenceError: a feature or residual is not finite.
         """
         rows = torch.arange(self.size) if indices is None else indices.cpu()
-        if self.share is None or len(rows) < self.share[1]:
-            return self._look(rows)
+        self.passes += len(rows)
+        alone = self.share is None or len(rows) < self.share[1]
+        found = self._look(rows) if alone else self._look_together(rows)
+        # Only now: an error of one process alone would leave the others waiting for it.
+        if not all(found.objective(j).finite for j in range(found.m)):
+            raise DivergenceError("gradients of the last layer are not finite: training diverged")
+        return found
+
+    def agreed(self, values: Tensor) -> Tensor:
+        """The first process's values, in all of them: devices may round differently."""
+        if self.share is None:
+            return values
+        return self.share[2](values.to(self.device))[0].to(values.device)
+
+    def _look_together(self, rows: Tensor) -> LastLayer:
+        assert self.share is not None
         rank, world, gather = self.share
         own = self._look(rows[rank::world])
         order = torch.cat([torch.arange(r, len(rows), world) for r in range(world)])
@@ -146,6 +165,24 @@ class Pool:
             losses,
         )
 
+    def among(self, indices: Tensor) -> Pool:
+        """These samples alone, as a pool."""
+        rows = indices.tolist()
+        part = Pool(
+            self.network,
+            lambda positions: self.fetch([rows[i] for i in positions]),
+            len(rows),
+            self.losses,
+            device=self.device,
+            heads=self.heads,
+            batch_size=self.batch_size,
+            validation=self.validation,
+            share=self.share,
+        )
+        if self._classes is not None:
+            part._classes = torch.unique(self._classes[indices], return_inverse=True)[1]
+        return part
+
     def classes(self, indices: Tensor | None = None) -> Tensor:
         """(n,) number of each sample's class: of its combination of labels, if it has several.
 
@@ -162,7 +199,10 @@ class Pool:
                     if isinstance(t, Tensor) and t.ndim == 1 and not t.is_floating_point()
                 ]
                 if not columns:
-                    raise ConfigError("classes need labels of whole numbers; set variant=per_batch")
+                    raise ConfigError(
+                        "this selection needs labels of whole numbers, to choose class by class; "
+                        "variant=per_batch of GradMatch does without"
+                    )
                 labels.append(torch.stack(columns, dim=1))
             self._classes = torch.unique(torch.cat(labels), dim=0, return_inverse=True)[1]
         return self._classes if indices is None else self._classes[indices]
@@ -175,16 +215,21 @@ class Pool:
 
     def _batch(self, indices: Sequence[int]) -> Batch:
         batch = self.fetch(indices)
-        return tuple(t.to(self.device) if isinstance(t, Tensor) else t for t in batch)
+        if not isinstance(batch, list | tuple):
+            raise ConfigError(
+                f"a batch of type {type(batch).__name__}: coresets need a tuple or list, the "
+                "network's input first"
+            )
+        return tuple(tree_map(lambda t: t.to(self.device) if isinstance(t, Tensor) else t, batch))
 
     def _look(self, rows: Tensor) -> LastLayer:
         layers = self.layers
-        seen: dict[int, tuple[Tensor, Tensor]] = {}
+        seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
         def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             # From here on there is something to differentiate by, and nothing before it.
             leaf = output.detach().requires_grad_()
-            seen[id(layer)] = (inputs[0].detach(), leaf)
+            seen.append((layer, inputs[0].detach(), leaf))
             return leaf
 
         hooks = [layer.register_forward_hook(record) for layer in layers]
@@ -194,37 +239,40 @@ class Pool:
             with evaluating(self.network), torch.enable_grad():
                 for chunk in rows.split(self.batch_size):
                     batch = self._batch(chunk.tolist())
+                    seen.clear()
                     outputs = functional_call(self.network, frozen, (batch[0],))
-                    parts.append(self._chunk(outputs, batch, [seen[id(x)] for x in layers], layers))
+                    runs = [[run for run in seen if run[0] is layer] for layer in layers]
+                    parts.append(self._chunk(len(chunk), outputs, batch, runs))
         finally:
             for hook in hooks:
                 hook.remove()
-        self.passes += len(rows)
-        found = joined(parts)
-        if not all(found.objective(j).finite for j in range(found.m)):
-            raise DivergenceError("gradients of the last layer are not finite: training diverged")
-        return found
+        return joined(parts)
 
     def _chunk(
         self,
+        n: int,
         outputs: Any,
         batch: Batch,
-        seen: list[tuple[Tensor, Tensor]],
-        layers: Sequence[nn.Linear],
+        runs: Sequence[Sequence[tuple[nn.Module, Tensor, Tensor]]],
     ) -> LastLayer:
-        n = len(seen[0][0])
-        features = []
-        for (inputs, _), layer in zip(seen, layers, strict=True):
-            if inputs.ndim != 2:
+        """Factors of n samples from what each last layer was seen to take and give."""
+        features, leaves = [], []
+        for name, one in zip(self.heads, runs, strict=True):
+            if len(one) != 1:
                 raise ConfigError(
-                    f"a last linear layer with inputs of shape {tuple(inputs.shape)}: coresets "
-                    "need one vector for each sample"
+                    f"the last linear layer '{name}' runs {len(one)} times in a pass: coresets "
+                    "need one that runs once; name another as the head"
+                )
+            layer, inputs, leaf = one[0]
+            if inputs.ndim != 2 or len(inputs) != n:
+                raise ConfigError(
+                    f"the last linear layer '{name}' has inputs of shape {tuple(inputs.shape)} for "
+                    f"{n} samples: coresets need one vector for each sample"
                 )
             bias = [inputs.new_ones(n, 1)] if layer.bias is not None else []
-            features.append(torch.cat([inputs, *bias], dim=1))
-        losses = self.losses(outputs, batch)
-        losses = losses.reshape(-1)
-        leaves = [leaf for _, leaf in seen]
+            features.append(_wide(torch.cat([inputs, *bias], dim=1)))
+            leaves.append(leaf)
+        losses = self.losses(outputs, batch).reshape(-1)
         residuals = []
         for j, loss in enumerate(losses):
             more = j + 1 < len(losses)
@@ -232,8 +280,13 @@ class Pool:
             # A batch's loss is a mean: a sample's own derivative is n times its share.
             residuals.append(
                 tuple(
-                    torch.zeros_like(leaf) if g is None else n * g
+                    _wide(torch.zeros_like(leaf) if g is None else n * g)
                     for leaf, g in zip(leaves, grads, strict=True)
                 )
             )
-        return LastLayer(tuple(features), tuple(residuals), losses.detach())
+        return LastLayer(tuple(features), tuple(residuals), _wide(losses.detach()))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least single precision: selections add up many small numbers."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -94,18 +94,25 @@ class _PerClass(Selector):
         return int(pool.classes().max()) + 1
 
     def _by_class(
-        self, pool: Pool, count: int, choose: Callable[[Tensor, int], tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        """``choose(indices of a class, how many) -> positions in it, weights``, for every class."""
+        self,
+        pool: Pool,
+        count: int,
+        generator: torch.Generator,
+        choose: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    ) -> Selection:
+        """``choose(indices of a class, how many) -> positions in it, weights``, for every class;
+        where it finds too few, the rest is of the same class."""
         classes = pool.classes()
         sizes = torch.bincount(classes)
-        indices, weights = [], []
+        indices, weights, drawn = [], [], []
         for c, number in enumerate(shares(sizes.tolist(), count)):
             own = (classes == c).nonzero()[:, 0]
             chosen, w = choose(own, number)
-            indices.append(own[chosen.cpu()])
+            chosen = chosen.cpu()
+            indices.append(own[chosen])
             weights.append(w.double().cpu())
-        return torch.cat(indices), torch.cat(weights)
+            drawn.append(own[_others(len(own), chosen, number - len(chosen), generator)])
+        return _weighted(torch.cat(indices), torch.cat(weights), torch.cat(drawn))
 
 
 class Craig(_PerClass):
@@ -122,7 +129,7 @@ class Craig(_PerClass):
             distance = distance.clamp_min_(0).sqrt_()
             return facility_location(distance.max() - distance, number)
 
-        return _weighted(*self._by_class(pool, count, choose), pool, count, generator)
+        return self._by_class(pool, count, generator, choose)
 
 
 class GradMatch(_PerClass):
@@ -160,7 +167,7 @@ class GradMatch(_PerClass):
         if self.variant == "joint":
             gradients = view.of(pool.last_layer())
             chosen, weights = self._pursue(gradients, gradients.mean() * pool.size, count)
-            return _weighted(chosen, weights, pool, count, generator)
+            return _filled(chosen, weights, pool, count, generator)
         own_gradient = self.variant == "per_class_per_gradient"
 
         def choose(own: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -169,7 +176,7 @@ class GradMatch(_PerClass):
                 gradients = _largest_residual(gradients)
             return self._pursue(gradients, gradients.mean() * len(own), number)
 
-        return _weighted(*self._by_class(pool, count, choose), pool, count, generator)
+        return self._by_class(pool, count, generator, choose)
 
     def _pursue(
         self, atoms: Gradients | Vectors, target: Tensor, count: int
@@ -193,20 +200,20 @@ class GradMatch(_PerClass):
         target = (sizes.to(atoms.values) / pool.size) @ atoms.values
         chosen, weights = self._pursue(atoms, target, -(-count // len(groups[0])))
         if len(chosen) == 0:
-            return _weighted(chosen, weights, pool, count, generator)
+            return _filled(chosen, weights, pool, count, generator)
         indices = torch.cat([groups[i] for i in chosen.tolist()])
         each = torch.cat(
             [w.expand(len(groups[i])) for i, w in zip(chosen.tolist(), weights, strict=True)]
         )
-        return _weighted(indices[:count], each[:count], pool, count, generator)
+        return _filled(indices[:count], each[:count], pool, count, generator)
 
 
 class Glister(Selector):
     """GLISTER: samples whose gradients lower the validation loss, greedily, a part at a time.
 
-    After each part the last layers take a step along what was chosen, and the validation gradient
-    is that of the moved layers. Source: Killamsetty et al., GLISTER, AAAI 2021 (Algorithm 2, with
-    the last-layer approximation of §4).
+    After each part the last layers take a step along the sum of what was chosen, and the validation
+    gradient is that of the moved layers. Source: Killamsetty et al., GLISTER, AAAI 2021 (Algorithm
+    2, with the last-layer approximation of §4).
 
     Args:
         parts: how often the validation gradient is computed anew in one selection.
@@ -235,7 +242,7 @@ class Glister(Selector):
                 best = torch.where(free, gain, -torch.inf).topk(number).indices
                 free[best] = False
                 chosen.append(best)
-                self._step(heads, gradients[best.to(goal.device)].mean())
+                self._step(heads, number * gradients[best.to(goal.device)].mean())
         finally:
             for head, state in zip(heads, before, strict=True):
                 head.load_state_dict(state)
@@ -319,19 +326,25 @@ def _even(indices: Tensor) -> Selection:
     return Selection(indices.long(), torch.ones(len(indices)))
 
 
-def _weighted(
+def _weighted(indices: Tensor, weights: Tensor, drawn: Tensor) -> Selection:
+    """Weights of mean 1, and those drawn at random with weight 1."""
+    scaled = weights / weights.mean() if float(weights.sum()) > 0 else torch.ones_like(weights)
+    scaled = torch.cat([scaled.float(), torch.ones(len(drawn))])
+    return Selection(torch.cat([indices, drawn]).long(), scaled, len(drawn))
+
+
+def _filled(
     indices: Tensor, weights: Tensor, pool: Pool, count: int, generator: torch.Generator
 ) -> Selection:
-    """Weights of mean 1; where a rule found fewer than ``count``, the rest at random with weight
-    1."""
-    missing = count - len(indices)
-    mean = weights.mean() if len(weights) else weights.sum()
-    scaled = (weights / mean if float(mean) > 0 else torch.ones_like(weights)).float()
-    if missing > 0:
-        free = torch.ones(pool.size, dtype=torch.bool)
-        free[indices] = False
-        others = free.nonzero()[:, 0]
-        drawn = others[torch.randperm(len(others), generator=generator)[:missing]]
-        indices = torch.cat([indices, drawn])
-        scaled = torch.cat([scaled, torch.ones(len(drawn))])
-    return Selection(indices.long(), scaled, max(missing, 0))
+    """The same, where a rule found fewer than ``count`` of the pool."""
+    return _weighted(indices, weights, _others(pool.size, indices, count - len(indices), generator))
+
+
+def _others(size: int, taken: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """``number`` of range(size) at random, none of them taken."""
+    if number <= 0:
+        return torch.empty(0, dtype=torch.long)
+    free = torch.ones(size, dtype=torch.bool)
+    free[taken] = False
+    others = free.nonzero()[:, 0]
+    return others[torch.randperm(len(others), generator=generator)[:number]]

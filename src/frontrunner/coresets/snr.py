@@ -34,29 +34,29 @@ def snr(
     Args:
         gradients: of the coreset's samples.
         definition: ``spectral``, ``trace`` or ``norms``.
-        weights: (n,) of mean 1, or None for the theorem's plain mean.
+        weights: (n,), only their proportions count; None is the theorem's plain mean.
         iterations: of the power method, at most.
         tolerance: relative change of the eigenvalue at which they end.
     """
     n = len(gradients)
-    w = torch.ones(n) if weights is None else weights
     squared = gradients.squared_norms()
-    w = w.to(squared)
+    w = torch.ones(n).to(squared) if weights is None else weights.to(squared)
+    w = w / w.mean()
+    rounding = 32 * torch.finfo(squared.dtype).eps
     if definition == "norms":
         norms = squared.sqrt()
         mean = (w * norms).mean()
-        deviation = (w * (norms - mean).square()).mean().clamp_min(0).sqrt()
-        return _ratio(float(mean), float(deviation))
+        deviation = (w * (norms - mean).square()).mean().sqrt()
+        return _ratio(float(mean), float(deviation), rounding * float(mean))
     mean_gradient = gradients.mean(w)
     signal = float(mean_gradient.norm())
-    total = max(float((w * squared).mean()) - signal**2, 0.0)
-    if definition == "trace":
-        return _ratio(signal, math.sqrt(total))
-    if total <= 1e-12 * signal**2:
+    power = float((w * squared).mean())
+    total = power - signal**2
+    if total <= rounding * power:  # a difference of nearly equal numbers
         return math.inf
-    return _ratio(
-        signal, math.sqrt(_largest(gradients, w, mean_gradient, total, iterations, tolerance))
-    )
+    if definition == "spectral":
+        total = _largest(gradients, w, mean_gradient, total, iterations, tolerance)
+    return _ratio(signal, math.sqrt(total))
 
 
 def _largest(
@@ -84,5 +84,5 @@ def _largest(
     return min(value, trace)
 
 
-def _ratio(signal: float, noise: float) -> float:
-    return signal / noise if noise > 0 else math.inf
+def _ratio(signal: float, noise: float, none: float = 0.0) -> float:
+    return signal / noise if noise > none else math.inf

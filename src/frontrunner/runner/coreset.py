@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frontrunner.coresets.coreset import Coreset
 from frontrunner.coresets.pool import Pool
+from frontrunner.errors import ConfigError
 from frontrunner.tasks.base import rows
 
 Share = tuple[int, int, Callable[[Tensor], list[Tensor]]]
@@ -88,18 +90,20 @@ class CoresetCallback(Callback):
     in the checkpoints.
 
     Args:
-        coreset: what is trained on.
+        coreset: what is trained on; forgotten where another training begins.
         pool: makes the samples and the network to look at, given how several processes share the
             looking (None for one).
 
     Attributes:
-        seconds: spent on training itself; those of selecting and checking are the coreset's.
+        seconds: from the first mini-batch of an epoch to its end, over all epochs; those of
+            selecting and checking are the coreset's.
     """
 
     def __init__(self, coreset: Coreset, pool: Callable[[Share | None], Pool]) -> None:
         self.coreset = coreset
         self._make_pool = pool
         self._pool: Pool | None = None
+        self._trainer: pl.Trainer | None = None
         self.seconds = 0.0
         self._since: float | None = None
 
@@ -111,9 +115,7 @@ class CoresetCallback(Callback):
         """Mini-batches of the coreset, asked of the data set by lists of indices, with the weights
         at their end where these act on the loss."""
         size: int = len(dataset)  # type: ignore[arg-type]
-        return self.draws(
-            lambda indices: rows(dataset, indices), size, batch_size, num_workers=num_workers
-        )
+        return self.draws(partial(rows, dataset), size, batch_size, num_workers=num_workers)
 
     def draws(
         self, fetch: Callable[[list[int]], Any], size: int, batch_size: int, **options: Any
@@ -127,22 +129,25 @@ class CoresetCallback(Callback):
         )
         return CoresetLoader(drawn, self._begin)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._trainer, self._module = trainer, pl_module
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._trainer, self._module, self._pool = trainer, pl_module, None
+        # A checkpoint is read after this. Without one, an earlier training's coreset is forgotten.
+        if trainer.current_epoch == 0 and self.coreset.epoch >= 0:
+            self.coreset.reset()
+            self.seconds = 0.0
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._pool = None
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._pool = self._trainer = None
 
     def _begin(self) -> None:
+        if self._trainer is None:
+            raise ConfigError("the coreset has to be among the trainer's callbacks as well")
         if self._pool is None:
             self._pool = self._make_pool(shared(self._trainer))
             self.coreset.check(self._pool)
-        chosen = self.coreset.begin(self._trainer.current_epoch, self._pool)
-        if chosen and self._trainer.world_size > 1:
-            # Devices may round differently, and all have to train on the same samples.
-            for tensor in (self.coreset.indices, self.coreset.weights):
-                assert tensor is not None
-                tensor.copy_(self._trainer.strategy.broadcast(tensor))
+        self.coreset.begin(self._trainer.current_epoch, self._pool)
         self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

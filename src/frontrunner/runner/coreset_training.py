@@ -7,12 +7,20 @@ Trainer(max_epochs=200, callbacks=[coreset]).fit(module, coreset.over(datamodule
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from frontrunner.coresets.coreset import Coreset
 from frontrunner.coresets.pool import Pool
@@ -86,51 +94,80 @@ class CoresetTraining(CoresetCallback):
         )
         super().__init__(coreset, self._of_module)
         self._epochs, self._loss, self._network = epochs, loss, network
-        self._head = (head,) if isinstance(head, str) else head
+        self._head = [head] if isinstance(head, str) else head
         self._train: DataLoader[Any] | None = None
         self._validation: DataLoader[Any] | None = None
 
-    def over(self, data: pl.LightningDataModule | DataLoader[Any]) -> pl.LightningDataModule:
+    def over(
+        self,
+        data: pl.LightningDataModule | DataLoader[Any],
+        validation: DataLoader[Any] | None = None,
+    ) -> pl.LightningDataModule:
         """The same data, with a training loader that draws from the coreset.
 
-        Raises:
-            DataError: a training loader whose data set has no length or cannot be indexed.
-        """
-        return _Over(self, data)
+        Args:
+            data: a data module, or a training loader. Of the latter its data set, batch size,
+                ``collate_fn`` and settings of workers are kept; samples are shuffled in any case.
+            validation: beside a training loader.
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
+        Raises:
+            DataError: neither of them. In training: not one training loader, or one whose data
+                set has no length or cannot be indexed, or that has a sampler of its own.
+        """
+        if isinstance(data, DataLoader):
+            data = _Alone(data) if validation is None else _Pair(data, validation)
+        elif not isinstance(data, pl.LightningDataModule):
+            raise DataError(f"{type(data).__name__} is neither a data module nor a DataLoader")
+        return _drawing(self, data)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        self._train = None
         if self._epochs is None:
             if trainer.max_epochs is None or trainer.max_epochs < 1:
                 raise ConfigError("give CoresetTraining epochs=…, or the trainer max_epochs=…")
             self.coreset.epochs = trainer.max_epochs
 
-    def draw_from(
-        self, train: DataLoader[Any], validation: DataLoader[Any] | None
-    ) -> CoresetLoader:
-        """The training loader in place of ``train``."""
-        self._train, self._validation = train, validation
-        if train.batch_size is None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._train is None:
+            raise ConfigError(
+                "the training data do not come from the coreset: fit with coreset.over(data)"
+            )
+
+    def draw_from(self, train: Any, validation: Callable[[], Any]) -> CoresetLoader:
+        """The training loader in place of ``train``; ``validation`` gives the other where a
+        selection looks at it."""
+        size, batch_size = _length(train), train.batch_size
+        if batch_size is None:
             raise DataError("CoresetTraining needs a training loader with a batch_size")
-        return self.draws(
-            _fetch(train),
-            _length(train),
-            train.batch_size * place()[1],
-            num_workers=train.num_workers,
-            pin_memory=train.pin_memory,
-            worker_init_fn=train.worker_init_fn,
-        )
+        if not isinstance(train.sampler, _PLAIN):
+            raise DataError(
+                f"the training loader has a sampler of its own, {type(train.sampler).__name__}, "
+                "which a coreset would pass over: give it a data set of these samples alone "
+                "(torch.utils.data.Subset)"
+            )
+        self._train, self._validation, self._pool = train, None, None
+        if self.coreset.selector is not None and self.coreset.selector.validates:
+            held_out = validation()
+            one = held_out[0] if isinstance(held_out, list | tuple) and held_out else held_out
+            self._validation = one if isinstance(one, DataLoader) else None
+        options = {name: getattr(train, name) for name in _OPTIONS}
+        return self.draws(_fetch(train), size, batch_size * place()[1], **options)
 
     def _of_module(self, share: Share | None) -> Pool:
         assert self._train is not None
-        module = self._module
+        assert self._trainer is not None
+        module, precision = self._module, self._trainer.precision_plugin
         network = module if self._network is None else self._network(module)
         loss = self._loss or (lambda outputs, batch: cross_entropy(outputs, batch[1]))
 
         def pool(loader: DataLoader[Any], validation: Pool | None = None) -> Pool:
+            fetch = _fetch(loader)
             return Pool(
                 network,
-                _fetch(loader),
+                lambda indices: precision.convert_input(fetch(indices)),
                 _length(loader),
                 lambda outputs, batch: loss(outputs, batch).reshape(1),
                 device=module.device,
@@ -143,58 +180,73 @@ class CoresetTraining(CoresetCallback):
         return pool(self._train, held_out)
 
 
-class _Over(pl.LightningDataModule):
-    """A data module whose training loader draws from a coreset."""
+class _Alone(pl.LightningDataModule):
+    """A data module of a training loader that is there."""
 
-    def __init__(
-        self, training: CoresetTraining, data: pl.LightningDataModule | DataLoader[Any]
-    ) -> None:
+    def __init__(self, train: DataLoader[Any]) -> None:
         super().__init__()
-        self.training, self.data = training, data
-        self._inner = data if isinstance(data, pl.LightningDataModule) else None
+        self._train = train
 
-    def prepare_data(self) -> None:
-        if self._inner is not None:
-            self._inner.prepare_data()
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._train
 
-    def setup(self, stage: str) -> None:
-        if self._inner is not None:
-            self._inner.trainer = self.trainer
-            self._inner.setup(stage)
 
-    def train_dataloader(self) -> CoresetLoader:
-        train = self._inner.train_dataloader() if self._inner is not None else self.data
-        if not isinstance(train, DataLoader):
-            raise DataError(f"CoresetTraining needs one training DataLoader, not {type(train)}")
-        validation = self.val_dataloader() if self._has("val_dataloader") else None
-        one = validation[0] if isinstance(validation, list) and validation else validation
-        return self.training.draw_from(train, one if isinstance(one, DataLoader) else None)
+class _Pair(_Alone):
+    """The same, with a validation loader."""
 
-    def _has(self, name: str) -> bool:
-        own = getattr(pl.LightningDataModule, name)
-        return self._inner is not None and getattr(type(self._inner), name) is not own
+    def __init__(self, train: DataLoader[Any], validation: DataLoader[Any]) -> None:
+        super().__init__(train)
+        self._validation = validation
 
-    def val_dataloader(self) -> Any:
-        return self._inner.val_dataloader() if self._has("val_dataloader") else []  # type: ignore[union-attr]
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._validation
 
-    def test_dataloader(self) -> Any:
-        return self._inner.test_dataloader() if self._has("test_dataloader") else []  # type: ignore[union-attr]
 
-    def teardown(self, stage: str) -> None:
-        if self._inner is not None:
-            self._inner.teardown(stage)
+def _drawing(training: CoresetTraining, data: pl.LightningDataModule) -> pl.LightningDataModule:
+    """``data`` with another training loader. All else is its own: hooks, attributes, its name in
+    checkpoints."""
+    kind = type(data)
+
+    def train_dataloader(self: Any) -> CoresetLoader:
+        there = is_overridden("val_dataloader", self, pl.LightningDataModule)
+        return training.draw_from(
+            kind.train_dataloader(self), self.val_dataloader if there else list
+        )
+
+    names = {"train_dataloader": train_dataloader, "__qualname__": kind.__qualname__}
+    twin: pl.LightningDataModule = object.__new__(type(kind.__name__, (kind,), names))
+    twin.__dict__ = data.__dict__
+    return twin
+
+
+# Samplers that only say in which order, or which process; and settings of a loader's workers.
+_PLAIN = (RandomSampler, SequentialSampler, DistributedSampler)
+_OPTIONS = (
+    "num_workers",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "prefetch_factor",
+    "persistent_workers",
+)
 
 
 def _fetch(loader: DataLoader[Any]) -> Callable[[Sequence[int]], Any]:
-    dataset, collate = loader.dataset, loader.collate_fn or default_collate
-    return lambda indices: collate([dataset[i] for i in indices])
+    # No closure: data workers may have to pickle it.
+    return partial(_collated, loader.dataset, loader.collate_fn)
 
 
-def _length(loader: DataLoader[Any]) -> int:
-    try:
-        return len(loader.dataset)  # type: ignore[arg-type]
-    except TypeError:
+def _collated(dataset: Any, collate: Callable[[list[Any]], Any], indices: Sequence[int]) -> Any:
+    return collate([dataset[i] for i in indices])
+
+
+def _length(loader: Any) -> int:
+    if not isinstance(loader, DataLoader):
+        raise DataError(f"coresets are chosen from one DataLoader, not {type(loader).__name__}")
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise DataError(
-            "the training data have no length: a coreset is chosen among samples that can be "
-            "indexed"
-        ) from None
+            "the data set of a loader has no length or cannot be indexed: a coreset is chosen "
+            "among samples that can be asked for by number"
+        )
+    return len(loader.dataset)
