@@ -286,6 +286,7 @@ EMBEDDED = {
     "learning": ["multi_digits", "synthetic"],
     "merging": ["merge_digits"],
     "pruning": ["text_domains"],
+    "coresets": ["digits_full", "multi_digits"],
 }
 
 

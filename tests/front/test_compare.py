@@ -45,6 +45,14 @@ def entry(
     return Entry(front, label, seed, Path(f"{label}/{seed}/front.json"))
 
 
+def in_cost(unit: str) -> tuple[Objective, ...]:
+    return Objective("cost", "min", unit), Objective("class", "min", "error")
+
+
+def passes(n: int) -> dict[str, float]:
+    return {"forward_passes": n, "seconds": 1.0}
+
+
 def groups(seeds: int, **shifts: float) -> list[Entry]:
     return [entry(k, s, shift) for (k, shift), s in product(shifts.items(), range(seeds))]
 
@@ -257,10 +265,25 @@ def test_coverage_is_its_definition() -> None:
             "same value of left",
         ),
         ([entry("A", shift=5.0)], "all hypervolumes are 0"),
+        (
+            [entry("A", 0), entry("A", 3, collapsed=[0.1, 0.2, 0.2]), entry("B", collapsed=[])],
+            "training of 'A' collapsed, to hardly more than one answer for all samples: seed 3 at "
+            "budget 0.1 and 0.2. These",
+        ),
+        ([entry("A", objectives=in_cost("s"))], "costs are seconds"),
     ],
 )
 def test_what_makes_a_comparison_weak_is_warned_of(entries: list[Entry], said: str) -> None:
     assert any(said in w for w in compare(entries).warnings), compare(entries).warnings
+
+
+def test_budgets_that_are_an_objective_may_differ() -> None:
+    entries = [
+        entry(k, s, x, objectives=in_cost("of full training"), collapsed=[], cost=passes(n))
+        for k, x, n in (("A", 0.0, 100), ("B", 0.1, 900))
+        for s in range(3)
+    ]
+    assert compare(entries).warnings == ()
 
 
 def test_a_sound_comparison_has_no_warnings() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from frontrunner.errors import ConfigError
 from frontrunner.models.conditioning import FiLM, build_network
-from frontrunner.models.networks import MLP, LeNet, SmallConv
+from frontrunner.models.networks import MLP, LeNet, ResNet, SmallConv
 
 
 def parameters(network):
@@ -135,3 +135,54 @@ def test_small_conv_halves_the_image_in_each_block():
 def test_small_conv_refuses_what_is_no_image_or_too_small_a_one(shape):
     with pytest.raises(ConfigError, match="images"):
         SmallConv(shape, (10,))
+
+
+def test_resnet18_of_cifar_has_the_11173962_parameters_of_the_literature():
+    # 11.17 million: the count of kuangliu/pytorch-cifar's ResNet18, which coreset papers train.
+    network = ResNet((3, 32, 32), (10,), widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
+    assert parameters(network) == 11_173_962
+
+
+def test_resnet_is_its_formula_and_has_one_tensor_per_head():
+    network = ResNet((1, 12, 10), (4, 3), widths=(4, 6), blocks=(1, 2), stem_stride=2)
+
+    def block(a, b, shortcut):
+        return 9 * a * b + 2 * b + 9 * b * b + 2 * b + (a * b + 2 * b if shortcut else 0)
+
+    expected = 9 * 4 + 2 * 4 + block(4, 4, False) + block(4, 6, True) + block(6, 6, False)
+    assert parameters(network) == expected + 6 * 7 + 7
+    outputs = network(torch.randn(5, 1, 12, 10, generator=torch.Generator().manual_seed(0)))
+    assert [tuple(o.shape) for o in outputs] == [(5, 4), (5, 3)]
+    sum(o.square().sum() for o in outputs).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_resnet_halves_the_image_from_the_second_stage_on():
+    network = ResNet((3, 32, 32), (10,)).eval()
+    x, sizes = network.stem(torch.zeros(1, 3, 32, 32)), []
+    for block in network.blocks:
+        x = block(x)
+        sizes.append(tuple(x.shape[1:]))
+    assert sizes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+def test_resnet_can_be_conditioned():
+    network = FiLM(ResNet, (1, 8, 8), (10,), m=2)
+    network(torch.zeros(2, 1, 8, 8), torch.tensor([0.5, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_shape": (64,)}, "images"),
+        ({"input_shape": (1, 3, 8)}, r"images of \(1, 3, 8\) are too small for 3 stages"),
+        ({"input_shape": (1, 4, 4), "stem_stride": 2}, "too small"),
+        ({"widths": (8, 16)}, "as many widths as blocks"),
+        ({"widths": (), "blocks": ()}, "as many widths as blocks"),
+        ({"blocks": (1, 0, 1)}, "at least 1"),
+        ({"stem_stride": 0}, "stem_stride"),
+    ],
+)
+def test_resnet_refuses_settings_with_what_to_change(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ResNet(**({"input_shape": (1, 28, 28), "output_sizes": (10,)} | options))

@@ -86,9 +86,14 @@ class Evaluator(ABC):
                 length.
             FrontError: no lattice of that many points.
         """
+        reference, m = self.reference_point, len(self.axes(task)[0])
+        if m < 2:
+            raise ConfigError(
+                f"task '{task.name}' has one objective, and a front needs two: use "
+                "evaluator=cost_quality"
+            )
         if self.points is not None:
             grid(task.m, self.points)
-        reference, m = self.reference_point, len(self.axes(task)[0])
         if reference is not None and (
             len(reference) != m or not np.isfinite(np.asarray(reference, dtype=float)).all()
         ):

@@ -9,7 +9,7 @@ import torch
 from frontrunner.errors import ConfigError
 from frontrunner.evaluators.base import Array, Evaluator
 from frontrunner.front.objective import Objective
-from frontrunner.methods.base import choice
+from frontrunner.methods.base import choice, whole
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.tasks.base import Split, Task
 
@@ -42,12 +42,17 @@ class CostQuality(Evaluator):
         self.what = choice("evaluator.what", what, ("errors", "losses"))
         self.cost = choice("evaluator.cost", cost, UNITS)
         self.split = choice("evaluator.split", split, ("train", "validation", "test"))
-        self.batch_size = batch_size
+        self.batch_size = whole("evaluator.batch_size", batch_size)
 
     def check(self, task: Task) -> None:
         wanted = "accuracies" if self.what == "errors" else "losses"
         if wanted not in task.measures():
-            raise ConfigError(f"task '{task.name}' has no {self.what}: it has no {wanted}")
+            other = "losses" if self.what == "errors" else "errors"
+            raise ConfigError(
+                f"task '{task.name}' has no {wanted}: set evaluator.what={other}"
+                if task.measures()
+                else f"task '{task.name}' has no objectives to measure: choose another evaluator"
+            )
         super().check(task)
 
     def key(self, pareto_set: ParetoSet) -> str:

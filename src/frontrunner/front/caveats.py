@@ -58,7 +58,15 @@ def _warnings(c: Comparison, entries: Sequence[Entry]) -> list[str]:
     evaluators = {str(e.front.info["evaluator"]) for e in entries if e.front.info.get("evaluator")}
     if len(evaluators) > 1:
         out.append(f"the fronts come from different evaluators: {listed(sorted(evaluators))}")
-    return out + _scoring(entries) + _seeds(c) + _points(c) + _budgets(c)
+    out += _scoring(entries) + _seeds(c) + _points(c)
+    # Where cost is an objective, budgets are meant to differ.
+    costs = [o for o in c.objectives if o.name == "cost"]
+    if any(o.unit == "s" for o in costs):
+        out.append(
+            "costs are seconds, which depend on the machine and on what else it did: compare them "
+            "only within one undisturbed machine, or use evaluator.cost=share"
+        )
+    return out + _collapsed(entries) + ([] if costs else _budgets(c))
 
 
 def _scoring(entries: Sequence[Entry]) -> list[str]:
@@ -76,6 +84,22 @@ def _scoring(entries: Sequence[Entry]) -> list[str]:
         if len({json.dumps(s.get(key), sort_keys=True) for s in settings}) > 1:
             out.append(f"lm-eval did not score all fronts alike: they differ in {key}")
     return out
+
+
+def _collapsed(entries: Sequence[Entry]) -> list[str]:
+    """Trainings that failed without an error: they count in every mean, and have to be named."""
+    failed: dict[str, list[str]] = {}
+    for e in entries:
+        budgets = e.front.info.get("collapsed")
+        if isinstance(budgets, list) and budgets:
+            said = listed([number(b) for b in dict.fromkeys(budgets)])
+            seed = "a run without a seed" if e.seed is None else f"seed {e.seed}"
+            failed.setdefault(e.label, []).append(f"{seed} at budget {said}")
+    return [
+        f"training of '{label}' collapsed, to hardly more than one answer for all samples: "
+        f"{'; '.join(runs)}. These models are in all means"
+        for label, runs in failed.items()
+    ]
 
 
 def _seeds(c: Comparison) -> list[str]:

@@ -204,6 +204,10 @@ class ResNet(nn.Module):
             raise ConfigError(f"ResNet takes images (c, h, w), not inputs of shape {input_shape}")
         if len(widths) != len(blocks) or not widths or min(*widths, *blocks) < 1:
             raise ConfigError("a ResNet needs as many widths as blocks, all of at least 1")
+        if stem_stride < 1:
+            raise ConfigError(f"a ResNet's stem_stride={stem_stride} must be at least 1")
+        if min(input_shape[1:]) < stem_stride * 2 ** (len(widths) - 1):
+            raise ConfigError(f"images of {input_shape} are too small for {len(widths)} stages")
         self.stem = nn.Sequential(
             nn.Conv2d(input_shape[0], widths[0], 3, stem_stride, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),

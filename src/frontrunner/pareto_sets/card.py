@@ -130,6 +130,8 @@ def _preference_table(facts: Mapping[str, Any]) -> list[str]:
         return []
     preference = facts["preference"]
     names = facts.get("objectives") or [f"objective {k + 1}" for k in range(len(preference))]
+    if len(preference) == len(names) + 1:  # see `frontrunner.pareto_sets.budgets`
+        names = ["cost", *names]
     measured = facts.get("measured") or {}
     values, others = measured.get("values"), measured.get("objectives")
     split = f", {measured['split']} split" if measured.get("split") else ""

@@ -59,12 +59,19 @@ class Images(Task):
         model: Model | None = None,
     ) -> None:
         super().__init__(model)
-        for key, number in (("train", train), ("validation", validation), ("test", test)):
-            if number is not None and number < 1:
-                raise ConfigError(f"task.{key}={number} must be at least 1")
-        if not 0 < imbalance <= 1:
+        for key, number, least in (
+            ("train", 1 if train is None else train, 1),
+            ("validation", validation, 1),
+            ("test", 1 if test is None else test, 1),
+            ("split_seed", split_seed, 0),
+        ):
+            if not isinstance(number, int) or number < least:
+                raise ConfigError(
+                    f"task.{key}={number} must be at least {least}, and a whole number"
+                )
+        if not isinstance(imbalance, int | float) or not 0 < imbalance <= 1:
             raise ConfigError(f"task.imbalance={imbalance} must be above 0 and at most 1")
-        if not 0 <= label_noise < 1:
+        if not isinstance(label_noise, int | float) or not 0 <= label_noise < 1:
             raise ConfigError(f"task.label_noise={label_noise} must be at least 0 and below 1")
         self.name, self.source, self.split_seed = name, source, split_seed
         self.train, self.validation, self.test = train, validation, test
@@ -101,6 +108,11 @@ class Images(Task):
             parts["test"] = (images[order[:number]], labels[order[:number]])
             order = order[number:]
         else:
+            if self.test is not None and len(tested[0]) < self.test:
+                raise DataError(
+                    f"task '{self.name}': {len(tested[0])} test images are fewer than "
+                    f"task.test={self.test}"
+                )
             chosen = rng.permutation(len(tested[0]))[: self.test]
             parts["test"] = (tested[0][chosen], tested[1][chosen])
         held, rest = order[: self.validation], order[self.validation :]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_map
 
 from frontrunner.coresets.coreset import Coreset, check_budget
-from frontrunner.coresets.pool import Pool, find_heads
+from frontrunner.coresets.pool import Pool
 from frontrunner.coresets.select import Selector
 from frontrunner.coresets.trigger import Trigger
 from frontrunner.errors import ConfigError
 from frontrunner.methods.base import Method
 from frontrunner.methods.learning.training import Training
-from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype
 from frontrunner.pareto_sets.budgets import BudgetSet, preference_of
 from frontrunner.preferences import grid
 from frontrunner.runner.coreset import CoresetCallback, Share
@@ -32,17 +33,16 @@ from frontrunner.weights.networks import named_state
 
 # A pass forward and back costs about three passes forward.
 FORWARD_SHARE = 1.0 / 3.0
-# Training failed where the loss is hardly below that of the best constant answer.
-COLLAPSED = 0.95
+# Training failed where neither loss nor error is below this share of the best constant answer's.
+COLLAPSED = 0.9
 
 
 class CoresetMethod(Method):
     """Trains on a coreset, for each of one or several budgets.
 
     An epoch is one pass over the coreset, and there are as many as ``training.steps`` make on all
-    of
-    the data: a budget of 0.1 takes about a tenth of the steps. The models are those of the last
-        step.
+    of the data: a budget of 0.1 takes about a tenth of the steps. The models are those of the last
+    step.
 
     Args:
         training: the task's budget; its steps are those on all of the data.
@@ -68,15 +68,10 @@ class CoresetMethod(Method):
         **settings: Any,
     ) -> None:
         self.training, self.seed, self.points = training, seed, points
-        budgets = [budget] if isinstance(budget, int | float) else list(budget)
-        for b in budgets:
-            check_budget(b)
-        if len(set(budgets)) < len(budgets) or not budgets:
-            raise ConfigError(f"method.budget={list(budgets)} must be different numbers")
-        self.budgets = [float(b) for b in budgets]
+        self.budgets = _budgets(budget)
         self.trigger = Trigger(trigger, threshold, every, count)
         self.settings = settings
-        Coreset(None, self.trigger, 1.0, 1, 0, **settings)  # refuses what cannot be
+        self._weighting = Coreset(None, self.trigger, 1.0, 1, 0, **settings).weighting
 
     def selector(self) -> Selector | None:
         """The selection rule; None trains on all of the data."""
@@ -87,30 +82,35 @@ class CoresetMethod(Method):
             raise ConfigError(f"task '{task.name}' is not one that coresets are trained on")
         if task.m > 1:
             grid(task.m, self.points)
-        rule = self.selector()
-        if rule is not None and (rule.looks or self.trigger.measures or self.settings.get("audit")):
-            find_heads(task.network(), torch.zeros(2, *task.input_shape))
+        size = _length(task, "train")
+        if size < 2:
+            raise ConfigError(f"task '{task.name}' has no data to choose a coreset from")
+        network = task.network()
+        pool = _pool(task, network, "train", validation=_pool(task, network, "validation"))
+        for budget in self.budgets:
+            self._coreset(budget, size, [1.0 / task.m] * task.m).check(pool)
+        if self._weighting == "loss":
+            _check_weights(task, network)
 
     def switches(self) -> dict[str, Any]:
         return {"trigger": self.trigger.rule, **self.settings}
 
     def fit(self, task: Task, runner: Runner) -> ParetoSet:
         preferences = [[1.0]] if task.m == 1 else grid(task.m, self.points).tolist()
-        constant = constant_losses(task)
         total: dict[str, float] = {"seconds": 0.0, "forward_passes": 0.0, "steps": 0.0}
         asked, states, costs, record = [], [], [], []
         for budget in self.budgets:
             for index, preference in enumerate(preferences):
-                name = f"budget-{budget:g}" + (f"-{index}" if task.m > 1 else "")
+                name = f"budget-{budget:.6g}" + (f"-{index}" if task.m > 1 else "")
                 inner = runner.nested(name)
                 learner, coreset = self._one(task, inner, budget, preference)
                 final = task.measure(learner.network.eval(), "validation")
                 facts, cost = self._facts(task, inner, coreset)
-                facts["collapsed"] = bool((final >= COLLAPSED * constant).any())
+                facts["collapsed"] = collapsed(task, learner.network, preference)
                 facts["validation_losses"] = final.tolist()
                 asked.append(preference_of(budget, preference))
                 state = named_state(learner.network)
-                states.append({name: tensor.detach().cpu() for name, tensor in state.items()})
+                states.append({key: tensor.detach().cpu() for key, tensor in state.items()})
                 costs.append(cost)
                 record.append({"budget": budget, "preference": preference, **facts})
                 for key in total:
@@ -118,13 +118,10 @@ class CoresetMethod(Method):
         runner.cost, runner.device = total, inner.device
         return BudgetSet.of(learner.network.cpu(), states, np.array(asked), costs, record)
 
-    def _one(
-        self, task: Task, runner: Runner, budget: float, preference: list[float]
-    ) -> tuple[CoresetLearner, CoresetCallback]:
-        """One model, trained to the end."""
-        data, size = task.data("train"), _length(task, "train")
+    def _coreset(self, budget: float, size: int, preference: Sequence[float]) -> Coreset:
+        """The coreset of a model, of ``size`` samples in all."""
         epochs = max(1, round(self.training.steps * self.training.batch_size / size))
-        coreset = Coreset(
+        return Coreset(
             self.selector(),
             self.trigger,
             budget,
@@ -133,22 +130,21 @@ class CoresetMethod(Method):
             preference=preference,
             **self.settings,
         )
+
+    def _one(
+        self, task: Task, runner: Runner, budget: float, preference: list[float]
+    ) -> tuple[CoresetLearner, CoresetCallback]:
+        """One model, trained to the end."""
+        data, size = task.data("train"), _length(task, "train")
+        coreset = self._coreset(budget, size, preference)
         learner = CoresetLearner(task, preference, self.training, self.seed, coreset.weighting)
 
-        def pool(split: Split, share: Share | None, validation: Pool | None = None) -> Pool:
-            return Pool(
-                learner.network,
-                lambda indices: rows(task.data(split), list(indices)),
-                _length(task, split),
-                task.losses,
-                device=next(learner.parameters()).device,
-                validation=validation,
-                share=share,
-            )
+        def pool(share: Share | None) -> Pool:
+            device = next(learner.parameters()).device
+            validation = _pool(task, learner.network, "validation", device)
+            return _pool(task, learner.network, "train", device, share, validation)
 
-        callback = CoresetCallback(
-            coreset, lambda share: pool("train", share, pool("validation", share))
-        )
+        callback = CoresetCallback(coreset, pool)
 
         def validate() -> float:
             device = next(learner.parameters()).device
@@ -159,7 +155,7 @@ class CoresetMethod(Method):
         runner.fit(
             learner,
             data,
-            steps=epochs * callback.pace(size, batch_size),
+            steps=coreset.epochs * callback.pace(size, batch_size),
             batch_size=batch_size,
             rounds=self.training.rounds,
             clip=self.training.clip,
@@ -193,7 +189,7 @@ class CoresetMethod(Method):
             "epochs": coreset.epochs,
             "updates": coreset.updates,
             "checks": coreset.checks,
-            "history": coreset.history,
+            "history": [_plain(entry) for entry in coreset.history],
         }
         return facts, cost
 
@@ -222,6 +218,7 @@ class CoresetLearner(Learner):
         super().__init__()
         torch.manual_seed(derive(seed, "network"))
         self.network = task.network()
+        self.network.register_forward_pre_hook(as_own_dtype)
         self._task, self._optimize = task, training.optimize
         self._weighted = weighting == "loss"
         self.schedule = training.rate_schedule()
@@ -251,9 +248,32 @@ def sample_losses(task: Task, outputs: Any, batch: Batch) -> Tensor:
     return torch.vmap(one)(outputs, *batch)
 
 
+def collapsed(task: Task, network: nn.Module, preference: Sequence[float]) -> bool:
+    """Whether training failed: on the validation split, neither losses nor errors of the objectives
+    that were trained for are a tenth below those of the best constant answer.
+
+    An error counts beside the loss since a network that has learned a few samples by heart may be
+    confident, often wrong, and still far from a constant answer.
+    """
+    answer, batch = constant_answer(task)
+    trained = np.asarray(preference) > 0
+    found, least = task.measure(network, "validation"), task.losses(answer, batch)
+    failed = found >= COLLAPSED * least.double().numpy()
+    if "accuracies" in task.measures():
+        error = 1.0 - task.measure(network, "validation", what="accuracies")
+        failed &= error >= COLLAPSED * (1.0 - task.accuracies(answer, batch).double().numpy())
+    return bool(failed[trained].all())
+
+
 def constant_losses(task: Task) -> np.ndarray:
     """(m,): objectives on the validation split of the best answer that is the same for all
     samples."""
+    return task.losses(*constant_answer(task)).double().numpy()
+
+
+def constant_answer(task: Task) -> tuple[Any, Batch]:
+    """The validation split, and the outputs that are the same for all of its samples and have the
+    least sum of objectives."""
     network = task.network().eval()
     batch = rows(task.data("validation"), range(_length(task, "validation")))
     with torch.no_grad():
@@ -262,18 +282,79 @@ def constant_losses(task: Task) -> np.ndarray:
     leaves = [answer] if isinstance(answer, Tensor) else list(answer)
     optimizer = LBFGS(leaves, max_iter=50, line_search_fn="strong_wolfe")
 
-    def losses() -> Tensor:
-        expanded = tree_map(lambda t: t.expand(len(batch[0]), *t.shape[1:]), answer)
-        return task.losses(expanded, batch)
+    def expanded() -> Any:
+        return tree_map(lambda t: t.expand(len(batch[0]), *t.shape[1:]), answer)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = losses().sum()
+        loss = task.losses(expanded(), batch).sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return losses().detach().double().numpy()
+    return tree_map(lambda t: t.detach(), expanded()), batch
+
+
+# ---------------------------------------------------------------------- pieces
+
+
+def _budgets(budget: Any) -> list[float]:
+    """One budget or several as a list.
+
+    Raises:
+        ConfigError: none, one that is no share, or two that are the same.
+    """
+    several = isinstance(budget, Sequence) and not isinstance(budget, str)
+    budgets = list(budget) if several else [budget]
+    for b in budgets:
+        check_budget(b)
+    # As close as 1e-6 they would be one preference.
+    if not budgets or len({round(b, 5) for b in budgets}) < len(budgets):
+        raise ConfigError(f"method.budget={budgets} must be one or more different numbers")
+    return [float(b) for b in budgets]
+
+
+def _pool(
+    task: Task,
+    network: nn.Module,
+    split: Split,
+    device: torch.device | str = "cpu",
+    share: Share | None = None,
+    validation: Pool | None = None,
+) -> Pool:
+    return Pool(
+        network,
+        lambda indices: rows(task.data(split), list(indices)),
+        _length(task, split),
+        task.losses,
+        device=device,
+        validation=validation,
+        share=share,
+    )
+
+
+@torch.no_grad()
+def _check_weights(task: Task, network: nn.Module) -> None:
+    """Refuse weights on the loss where an objective is not a mean over samples."""
+    batch = rows(task.data("train"), range(min(256, _length(task, "train"))))
+    outputs = network.eval()(batch[0])
+    each = sample_losses(task, outputs, batch).mean(0)
+    if not torch.allclose(each, task.losses(outputs, batch), rtol=1e-3, atol=1e-5):
+        raise ConfigError(
+            f"task '{task.name}' has an objective that is not a mean over samples, so that weights "
+            "cannot act on it: set method.weighting=sampling"
+        )
+
+
+def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a coreset's history for JSON, which has no infinite numbers: null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, list):
+            return [finite(x) for x in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {key: finite(value) for key, value in entry.items()}
 
 
 def _length(task: Task, split: Split) -> int:

@@ -12,7 +12,8 @@ class Full(CoresetMethod):
     `CoresetMethod`."""
 
     def __init__(self, training: Training, seed: int, points: int) -> None:
-        super().__init__(training, seed, points, budget=1.0)
+        # Of no weights: batches are taken as they are.
+        super().__init__(training, seed, points, budget=1.0, weighting="sampling")
 
     def selector(self) -> Selector | None:
         return None

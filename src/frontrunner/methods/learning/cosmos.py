@@ -56,8 +56,8 @@ class Cosmos(Method):
         self.vectors = even_rays if vectors == "even" else grid
 
     def check(self, task: Task) -> None:
-        self.vectors(task.m, self.points)
         trainable(task, conditioned=True)
+        self.vectors(task.m, self.points)
 
     def switches(self) -> dict[str, object]:
         return {"cosine_sign": "subtracted", "sampling": self.sampling}

@@ -72,7 +72,7 @@ class Training:
             positive("training.concentration", alpha)
         choice("training.optimizer", self.optimizer, ("adam", "sgd"))
         positive("training.weight_decay", self.weight_decay, zero=True)
-        if not 0 <= self.momentum < 1:
+        if not isinstance(self.momentum, int | float) or not 0 <= self.momentum < 1:
             raise ConfigError(f"training.momentum={self.momentum} must be at least 0 and below 1")
         self.rate_schedule()
 

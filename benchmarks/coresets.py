@@ -1,0 +1,246 @@
+"""Coresets: selection by orthogonal matching pursuit, facility location, and the SNR's overhead.
+
+Pursuit: 10 % of 50,000 samples with 512 features and a bias, 10 classes, class by class, against a
+naive pursuit that forms all gradients of a class and at every pick multiplies by all of them and
+solves the least squares anew (SciPy's lstsq; nnls where a weight would be negative). The naive one
+is timed on one class, up to as many picks as --picks says; its seconds for a pick, fitted by
+a + b s + c s² in the number s of those chosen, give those of all picks of all classes. Peak memory
+is that of processes of their own, beyond the features and residuals they are given.
+
+Facility location: 200 of 2,000 samples with 64 features against apricot-select, on the same
+similarities, by the interpreter that --apricot names.
+
+Overhead: seconds of SNR checks over those of training, from the fronts of ERACS runs that check
+every 3 epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _common import arguments, interleave, one_thread, ratio, spread, write
+from torch import Tensor
+
+import frontrunner
+from frontrunner.coresets.facility import facility_location
+from frontrunner.coresets.gradients import Gradients
+from frontrunner.coresets.omp import nonnegative_omp
+from frontrunner.tracking import manifest
+
+CLASSES, PER_CLASS, FEATURES, PICKS = 10, 5000, 512, 500
+GRADIENT_BYTES = 4 * CLASSES * (FEATURES + 1)
+POINTS, WIDTH, CHOSEN = 2000, 64, 200
+QUIET = ("logger=none", "runner.progress=none", "runner.threads=1", "runner.accelerator=cpu")
+RUNS = {
+    "digits_full": ["task=digits_full"],
+    "mnist_images": ["task=mnist_images", "training.steps=2375"],  # 20 epochs
+}
+
+
+def data(classes: int) -> list[Gradients]:
+    """Last-layer gradients of some classes, as factors: features around a mean of each class, and
+    the residuals of a softmax that is right about half of the time."""
+    stream = torch.Generator().manual_seed(0)
+    means = torch.randn(CLASSES, FEATURES, generator=stream)
+    found = []
+    for c in range(classes):
+        h = torch.relu(means[c] + 2 * torch.randn(PER_CLASS, FEATURES, generator=stream))
+        logits = torch.randn(PER_CLASS, CLASSES, generator=stream)
+        logits[:, c] += 1.5
+        r = logits.softmax(1)
+        r[:, c] -= 1
+        found.append(Gradients(((r, torch.cat([h, torch.ones(PER_CLASS, 1)], dim=1)),)))
+    return found
+
+
+# ---------------------------------------------------------------------- pursuit
+
+
+def ours(one: Gradients, count: int) -> tuple[Tensor, Tensor]:
+    return nonnegative_omp(one, one.mean() * len(one), count)
+
+
+def naive(one: Gradients, count: int) -> tuple[list[int], np.ndarray[Any, Any], list[float]]:
+    """Indices, weights, and processor seconds of each pick."""
+    from scipy.linalg import lstsq
+    from scipy.optimize import nnls
+
+    atoms = one.dense().numpy()
+    target = atoms.sum(0)
+    rest, chosen, weights, seconds = target, [], np.zeros(0), []
+    for _ in range(count):
+        start = time.process_time()
+        correlation = atoms @ rest
+        correlation[chosen] = -np.inf
+        chosen.append(int(correlation.argmax()))
+        columns = atoms[chosen].T
+        weights = lstsq(columns, target, lapack_driver="gelsy")[0]
+        if (weights < 0).any():
+            weights = nnls(columns.astype(np.float64), target.astype(np.float64))[0]
+        rest = target - columns @ weights.astype(np.float32)
+        seconds.append(time.process_time() - start)
+    return chosen, weights, seconds
+
+
+def select(kind: str, picks: int) -> dict[str, Any]:
+    """One measurement in a fresh process: ours on all classes, or the naive one on the first."""
+    one_thread("cpu")
+    groups = data(CLASSES if kind == "ours" else 1)
+    ours(groups[0], 2)  # loads what is loaded on first use
+    manifest.reset_peak_memory()
+    before, start = manifest.peak_memory_bytes(), time.process_time()
+    result: dict[str, Any] = {}
+    if kind == "ours":
+        found = [ours(group, PICKS) for group in groups]
+        result["chosen"] = sum(len(indices) for indices, _ in found)
+    else:
+        result["each"] = naive(groups[0], picks)[2]
+    result["seconds"] = time.process_time() - start
+    return result | {"bytes": manifest.peak_memory_bytes() - before}
+
+
+def pursuit(picks: int, repeats: int) -> dict[str, Any]:
+    (one,) = data(1)
+    few = min(picks, 50)
+    same_index, same_weight = ours(one, few)
+    index, weight, _ = naive(one, few)
+    common = len(set(index) & set(same_index.tolist())) / few
+    errors = [_error(one, i, w) for i, w in ((same_index.tolist(), same_weight), (index, weight))]
+    seconds = interleave(
+        {"naive": lambda: naive(one, few), "ours": lambda: ours(one, few)}, repeats
+    )
+    measured = {kind: _process(kind, picks) for kind in ("ours", "naive")}
+    each = measured["naive"].pop("each")
+    s = np.arange(1, picks + 1)
+    fit = np.linalg.lstsq(np.stack([s**0, s, s**2], axis=1), np.asarray(each), rcond=None)[0]
+    every = np.arange(1, PICKS + 1)
+    whole = CLASSES * float(np.sum(fit[0] + fit[1] * every + fit[2] * every**2))
+    coreset = CLASSES * PICKS * GRADIENT_BYTES
+    return {
+        "picks in common": common,
+        "relative errors (ours, naive)": errors,
+        f"naive : ours, first {few} picks of a class": ratio(seconds["naive"], seconds["ours"]),
+        "seconds, all classes, ours": measured["ours"]["seconds"],
+        f"seconds, all classes, naive (extrapolated from {picks} picks of one)": whole,
+        "naive : ours, all (extrapolated)": whole / measured["ours"]["seconds"],
+        "peak bytes, ours, all classes": measured["ours"]["bytes"],
+        "peak bytes, naive, one class": measured["naive"]["bytes"],
+        "peak memory, naive : ours": measured["naive"]["bytes"] / measured["ours"]["bytes"],
+        "peak of ours over (coreset x last-layer gradient)": measured["ours"]["bytes"] / coreset,
+        "peak of naive over (coreset x last-layer gradient)": measured["naive"]["bytes"] / coreset,
+    }
+
+
+def _error(one: Gradients, indices: list[int], weights: Any) -> float:
+    """‖Σ_i w_i g_i − Σ g‖ / ‖Σ g‖."""
+    target = one.mean() * len(one)
+    chosen = torch.as_tensor(weights, dtype=torch.float32) @ one[torch.tensor(indices)].dense()
+    return float((chosen - target).norm() / target.norm())
+
+
+def _process(kind: str, picks: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--select", kind, "--picks", str(picks)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+# ---------------------------------------------------------------------- facility location
+
+
+def location(python: str, repeats: int) -> dict[str, Any]:
+    points = torch.randn(POINTS, WIDTH, generator=torch.Generator().manual_seed(0))
+    distance = torch.cdist(points, points)
+    similarity = distance.max() - distance
+    similarity.fill_diagonal_(float(distance.max()))
+    mine = interleave({"ours": lambda: facility_location(similarity, CHOSEN)}, repeats)["ours"]
+    chosen = facility_location(similarity, CHOSEN)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "similarity.npy"
+        np.save(path, similarity.numpy())
+        script = Path(__file__).with_name("_apricot.py")
+        command = [python, str(script), str(path), str(CHOSEN), str(repeats)]
+        one = {name: "1" for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")}
+        # The peer's packages, and not those of this interpreter.
+        own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | one
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
+    peer = json.loads(done.stdout.splitlines()[-1])
+    values = [
+        float(similarity[torch.as_tensor(indices)].amax(0).double().sum())
+        for indices in (chosen, peer["chosen"])
+    ]
+    return {
+        "peer": f"apricot-select {peer['version']}, lazy greedy",
+        "peer : ours": ratio(peer["seconds"], mine),
+        "objective, ours : peer": values[0] / values[1],
+        "chosen by both": len(set(chosen.tolist()) & set(peer["chosen"])),
+    }
+
+
+# ---------------------------------------------------------------------- overhead
+
+
+def overhead() -> dict[str, Any]:
+    found = {}
+    for name, words in RUNS.items():
+        if name == "mnist_images" and not os.environ.get("FRONTRUNNER_DATA"):
+            print(f"{name}: skipped, FRONTRUNNER_DATA names no folder with mnist/")
+            continue
+        for samples in ("null", "128"):
+            with tempfile.TemporaryDirectory() as folder:
+                asked = ["method=coresets/eracs", "method.every=3", f"method.snr_samples={samples}"]
+                run = frontrunner.run([*words, *asked, *QUIET, f"output={folder}"])
+                (cost,) = run.front.costs
+            of = {k: cost[f"training_{k}"] for k in ("train_seconds", "check_seconds", "checks")}
+            share = of["check_seconds"] / of["train_seconds"]
+            selecting = cost["training_select_seconds"] / of["train_seconds"]
+            found[f"{name}, snr_samples={samples}"] = of | {"share": share, "selection": selecting}
+            print(
+                f"{name}, snr_samples={samples}: {of['checks']:.0f} checks take "
+                f"{100 * share:.1f} % of training, {cost['training_updates'] + 1:.0f} selections "
+                f"{100 * selecting:.1f} %",
+                flush=True,
+            )
+    return found
+
+
+def main() -> None:
+    parser = arguments(__doc__, device=False)
+    parser.add_argument("--picks", type=int, default=100, help="of the naive pursuit; 500 are all")
+    parser.add_argument("--apricot", help="a Python that has apricot-select; without, skipped")
+    parser.add_argument("--select", choices=["ours", "naive"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.select:
+        print(json.dumps(select(options.select, options.picks)))
+        return
+    one_thread("cpu")
+    repeats = options.repeats or 3
+    results: dict[str, Any] = {"pursuit": pursuit(options.picks, repeats)}
+    for name, value in results["pursuit"].items():
+        print(f"{name}: {spread(value) if isinstance(value, dict) else value}", flush=True)
+    if options.apricot:
+        results["facility location"] = location(options.apricot, repeats)
+        for name, value in results["facility location"].items():
+            print(f"{name}: {spread(value) if isinstance(value, dict) else value}", flush=True)
+    else:
+        print("facility location: skipped, --apricot names no interpreter with apricot-select")
+    results["overhead"] = overhead()
+    settings = {
+        "pursuit": f"{CLASSES} classes of {PER_CLASS} samples, {FEATURES} features and a bias",
+        "facility location": f"{CHOSEN} of {POINTS} samples, {WIDTH} features",
+        "overhead": "wall-clock shares of one run each, every=3",
+    }
+    write("coresets", options.out, settings, results)
+
+
+if __name__ == "__main__":
+    main()
