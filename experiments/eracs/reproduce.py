@@ -4,9 +4,9 @@
 
 Settings are ``digits`` (embedded), ``digits_noisy`` (20 % of training labels wrong),
 ``digits_rare`` (the rarest class has 2 % of the images of the most frequent), ``digits_short`` (a
-quarter of the epochs) and ``mnist`` (10,000 images under $FRONTRUNNER_DATA, a small ResNet). Runs
-that exist are not run again. Tables go to standard output, and with every figure behind them to
-experiments/eracs/results/.
+quarter of the epochs) and ``mnist`` (10,000 images under $FRONTRUNNER_DATA, a small ResNet, 20
+epochs). Runs that exist are not run again. Tables go to standard output, and with every figure
+behind them to experiments/eracs/results/.
 """
 
 from __future__ import annotations
@@ -39,18 +39,39 @@ SETTINGS = {
     "digits_noisy": ["task=digits_full", "task.label_noise=0.2"],
     "digits_rare": ["task=digits_full", "task.imbalance=0.02"],
     "digits_short": ["task=digits_full", "training.steps=750"],
-    "mnist": ["task=mnist_images", "training.steps=4750"],
+    "mnist": ["task=mnist_images", "training.steps=2375"],
 }
 BUDGETS = (0.05, 0.1, 0.2)
+AUDIT = ["method.audit=3"]  # the true gradient gap; not part of the cost
 ERACS = {
-    "ERACS, SNR fell by 30 %": ["method=coresets/eracs"],
-    "ERACS, SNR below 0.3": ["method=coresets/eracs", "method.trigger=absolute_below"],
-    "ERACS, SNR above 0.3": ["method=coresets/eracs", "method.trigger=absolute_above"],
+    "ERACS, SNR fell by 30 %": ["method=coresets/eracs", *AUDIT],
+    "ERACS, SNR below 0.3": ["method=coresets/eracs", "method.trigger=absolute_below", *AUDIT],
+    "ERACS, SNR above 0.3": ["method=coresets/eracs", "method.trigger=absolute_above", *AUDIT],
     "loss fell by 90 %": [
         "method=coresets/gradmatch",
         "method.trigger=loss",
         "method.threshold=0.9",
         "method.every=3",
+        *AUDIT,
+    ],
+}
+FEW = {
+    "GradMatch every 3 epochs": ["method=coresets/gradmatch", "method.every=3"],
+    "the same of 3 times as many, at random": [
+        "method=coresets/gradmatch",
+        "method.every=3",
+        "method.candidates=3",
+    ],
+    "GradMatch every epoch of twice as many, at random": [
+        "method=coresets/gradmatch",
+        "method.every=1",
+        "method.candidates=2",
+    ],
+    "ERACS, SNR below 0.3, of 3 times as many": [
+        "method=coresets/eracs",
+        "method.trigger=absolute_below",
+        "method.candidates=3",
+        *AUDIT,
     ],
 }
 METHODS = {
@@ -62,6 +83,7 @@ METHODS = {
     "GradMatch": ["method=coresets/gradmatch"],
     "GradMatch per batch": ["method=coresets/gradmatch", "method.variant=per_batch"],
     "GradMatch every 5 epochs": ["method=coresets/gradmatch", "method.every=5"],
+    **FEW,
     **ERACS,
 }
 
@@ -80,28 +102,37 @@ class Study:
     seeds: int
     output: Path
 
-    def run(self, words: Sequence[str], budget: float, seed: int) -> dict[str, Any]:
-        """Cost, error and facts of one model; a finished run is read."""
+    def run(self, words: Sequence[str], budgets: Sequence[float], seed: int) -> Rows:
+        """A row of cost, error and facts for each budget; a finished run is read."""
         label = "-".join(w.partition("=")[2].replace("/", "-") for w in words)
-        print(f"  {self.setting}, {budget:g}, seed {seed}: {label}", file=sys.stderr, flush=True)
+        print(
+            f"  {self.setting}, seed {seed}: {label} {list(budgets)}", file=sys.stderr, flush=True
+        )
         own = [f"label='{label}'", f"output={self.output}/{self.setting}", f"seed={seed}"]
         if words != FULL:
-            own.append(f"method.budget={budget}")
+            own.append(f"method.budget=[{','.join(f'{b:g}' for b in budgets)}]")
         run = frontrunner.run([*SETTINGS[self.setting], *words, *own, *QUIET])
-        cost, error = run.front.values[0]
-        return {
-            "budget": budget,
-            "seed": seed,
-            "cost": float(cost),
-            "error": 100 * float(error),
-            **{k: run.front.costs[0][f"training_{k}"] for k in COUNTED},
-            "collapsed": bool(run.front.info["collapsed"]),
-            "history": run.front.info["models"][0]["history"],
-        }
+        found = zip(run.front.values, run.front.costs, run.front.info["models"], strict=True)
+        return [
+            {
+                "budget": budget,
+                "seed": seed,
+                "cost": float(cost),
+                "error": 100 * float(error),
+                **{k: counted[f"training_{k}"] for k in COUNTED},
+                "collapsed": model["collapsed"],
+                "history": model["history"],
+            }
+            for budget, ((cost, error), counted, model) in zip(budgets, found, strict=True)
+        ]
 
-    def over(self, words: Sequence[str], budget: float) -> Rows:
-        """One row for each seed."""
-        return [self.run(words, budget, seed) for seed in range(self.seeds)]
+    def one(self, words: Sequence[str], budget: float, seed: int) -> dict[str, Any]:
+        """The row of a single budget."""
+        return self.run(words, [budget], seed)[0]
+
+    def paired(self, words: Sequence[str]) -> Rows:
+        """Rows of all seeds and budgets."""
+        return [row for seed in range(self.seeds) for row in self.run(words, BUDGETS, seed)]
 
 
 FULL = ["method=coresets/full"]
@@ -151,15 +182,15 @@ def main() -> int:
 
 def methods(study: Study) -> tuple[str, Rows]:
     """Accuracy, cost, seconds and updates of every method at every budget."""
-    lines, rows = [], []
-    full = study.over(FULL, 1.0)
-    rows += [{"method": "all data", **row} for row in full]
-    lines.append(["100 %", "all data", *_cells(full)])
+    full = [study.one(FULL, 1.0, seed) for seed in range(study.seeds)]
+    found = {label: study.paired(words) for label, words in METHODS.items()}
+    rows = [{"method": "all data", **row} for row in full]
+    rows += [{"method": label, **row} for label, own in found.items() for row in own]
+    lines = [["100 %", "all data", *_cells(full)]]
     for budget in BUDGETS:
-        for label, words in METHODS.items():
-            found = study.over(words, budget)
-            rows += [{"method": label, **row} for row in found]
-            lines.append([f"{100 * budget:g} %", label, *_cells(found)])
+        for label, own in found.items():
+            cells = _cells([row for row in own if row["budget"] == budget])
+            lines.append([f"{100 * budget:g} %", label, *cells])
     intro = (
         f"Accuracy on the test split. {_setting(study)} Cost is the share of training on all data, "
         "in passes over samples; both it and the seconds have selections and checks in them. "
@@ -175,29 +206,32 @@ def timing(study: Study) -> tuple[str, Rows]:
     lines, rows = [], []
     for label, words in ERACS.items():
         gains: dict[str, list[float]] = {"even": [], "random": []}
-        updates, correlations = [], []
-        for budget in BUDGETS:
-            for seed in range(study.seeds):
-                ours = study.run([*words, "method.audit=3"], budget, seed)
-                updates.append(ours["updates"])
-                correlations.append(_correlation(ours["history"]))
-                rows.append({"method": label, **ours, "correlation": correlations[-1]})
-                for kind in gains:
-                    other = study.run(_matched(kind, int(ours["updates"])), budget, seed)
-                    rows.append({"method": f"{label}: {kind}", **other})
-                    gains[kind].append(other["error"] - ours["error"])
+        found = study.paired(words)
+        correlations = [_correlation(row["history"]) for row in found]
+        rows += [
+            {"method": label, **row, "correlation": c}
+            for row, c in zip(found, correlations, strict=True)
+        ]
+        for kind, values in gains.items():
+            for ours in found:
+                matched = _matched(kind, int(ours["updates"]))
+                other = study.one(matched, ours["budget"], ours["seed"])
+                rows.append({"method": f"{label}: {kind}", **other})
+                values.append(other["error"] - ours["error"])
+        updates = [row["updates"] for row in found]
         known = [c for c in correlations if c is not None]
         line = [label, f"{np.mean(updates):.1f}"]
         for values in gains.values():
             line += [_interval(values), f"{statistics.paired_test(values).p:.3f}"]
         mean = f"{np.mean(known):+.2f} ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else "-"
         lines.append([*line, mean])
+    budgets = ", ".join(f"{100 * b:g} %" for b in BUDGETS)
     intro = (
         "What the moments of selection are worth: accuracy gained, in points, over GradMatch with "
         "the same number of updates, at even and at random times, paired over seeds and budgets "
-        f"({', '.join(f'{100 * b:g} %' for b in BUDGETS)}). {_setting(study)} In brackets the "
-        "95 % bootstrap interval of the mean; p of the sign-flip test, or Wilcoxon's. The last column is "
-        "Spearman's correlation, within a run, of the SNR with the true gradient gap 1 − cos."
+        f"({budgets}). {_setting(study)} In brackets the 95 % bootstrap interval of the mean; p of "
+        "the sign-flip test, or Wilcoxon's. The last column is Spearman's correlation, within a "
+        "run, of the SNR with the true gradient gap 1 − cos."
     )
     head = ["trigger", "updates", "over even times", "p", "over random times", "p"]
     return _table(intro, [*head, "SNR and gap"], lines), rows
@@ -206,19 +240,14 @@ def timing(study: Study) -> tuple[str, Rows]:
 def equal_cost(study: Study) -> tuple[str, Rows]:
     """Whether it pays: random samples drawn anew in each epoch, as many as the same cost buys."""
     lines, rows = [], []
-    every = ("GradMatch", "GradMatch every 5 epochs", *ERACS)
-    for label in every:
+    for label in ("GradMatch", *FEW, *ERACS):
         gains, costs = [], []
-        for budget in BUDGETS:
-            for seed in range(study.seeds):
-                words = METHODS[label]
-                audited = [*words, "method.audit=3"] if label in ERACS else words
-                ours = study.run(audited, budget, seed)
-                share = round(min(1.0, ours["cost"]), 4)
-                other = study.run(METHODS["random, drawn every epoch"], share, seed)
-                rows += [{"method": label, **ours}, {"method": f"{label}: random", **other}]
-                gains.append(other["error"] - ours["error"])
-                costs.append(ours["cost"] / budget)
+        for ours in study.paired(METHODS[label]):
+            share = round(min(1.0, ours["cost"]), 3)
+            other = study.one(METHODS["random, drawn every epoch"], share, ours["seed"])
+            rows += [{"method": label, **ours}, {"method": f"{label}: random", **other}]
+            gains.append(other["error"] - ours["error"])
+            costs.append(ours["cost"] / ours["budget"])
         p = statistics.paired_test(gains).p
         lines.append([label, f"{np.mean(costs):.2f}", _interval(gains), f"{p:.3f}"])
     intro = (
@@ -238,7 +267,7 @@ def grid(study: Study) -> tuple[str, Rows]:
             line = [str(every)]
             for threshold in (0.1, 0.2, 0.3, 0.4, 0.5):
                 words = [*ERACS[label], f"method.threshold={threshold}", f"method.every={every}"]
-                found = study.over(words, 0.1)
+                found = [study.one(words, 0.1, seed) for seed in range(study.seeds)]
                 rows += [
                     {"method": label, "every": every, "threshold": threshold, **r} for r in found
                 ]

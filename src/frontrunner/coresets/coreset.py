@@ -168,7 +168,10 @@ class Coreset:
                 entry |= {"checked": True, **measured}
                 last = self._selected()
                 wanted = self.trigger.fires(
-                    measured["snr"], last["snr_after"], measured["loss"], last["loss_after"]
+                    measured["snr"],
+                    last.get("snr_after", []),
+                    measured["loss"],
+                    last.get("loss_after", []),
                 )
         auditing = self.audit > 0 and (epoch - self.first) % self.audit == 0
         if auditing and self.indices is not None:
@@ -263,7 +266,7 @@ class Coreset:
             "filled": chosen.filled,
             "effective": float(w.sum() ** 2 / w.square().sum()),
         }
-        if self.trigger.measures:
+        if self.trigger.compares:
             measured = self._measure(pool)
             entry |= {"snr_after": measured["snr"], "loss_after": measured["loss"]}
 

@@ -28,8 +28,8 @@ def snr(
 ) -> float:
     """Signal-to-noise ratio of n gradients, n >= 2; infinite where they are all the same.
 
-    No gradient is formed: the covariance's largest eigenvalue comes from power iterations on its
-    factors, at n·c·d products each.
+    No gradient is formed: the covariance's largest eigenvalue comes from power iterations, on its
+    factors at n·c·d products each, or on the n·n inner products where these are fewer.
 
     Args:
         gradients: of the coreset's samples.
@@ -63,23 +63,38 @@ def _largest(
     gradients: Gradients, w: Tensor, mean: Tensor, trace: float, iterations: int, tolerance: float
 ) -> float:
     """Largest eigenvalue of the covariance (1/n) Σ w_i (g_i − μ)(g_i − μ)ᵀ."""
+    n = len(gradients)
     # The start is the centred gradient that is farthest out: never orthogonal to everything.
-    distance = gradients.squared_norms() - 2 * gradients.dot(mean)
-    start = int((w * distance).argmax())
-    one = torch.zeros_like(w)
-    one[start] = len(w)
-    vector = gradients.mean(one) - mean
-    vector = vector / vector.norm().clamp_min(1e-30)
+    start = int((w * (gradients.squared_norms() - 2 * gradients.dot(mean))).argmax())
+    sizes = [(r.shape[1], h.shape[1]) for r, h in gradients.factors]
+    if n * sum(c + d for c, d in sizes) <= 2 * iterations * gradients.dimension:
+        # Of few samples the inner products have the same eigenvalues, and are quicker.
+        gram = gradients.gram()
+        inner = gram @ w / n
+        root = w.sqrt()
+        gram = gram - inner[:, None] - inner + inner @ w / n
+        gram = root[:, None] * gram * root / n
+        vector = gram[start]
+
+        def times(vector: Tensor) -> Tensor:
+            return gram @ vector
+
+    else:
+        one = torch.zeros_like(w)
+        one[start] = n
+        vector = gradients.mean(one) - mean
+
+        def times(vector: Tensor) -> Tensor:
+            along = gradients.dot(vector)
+            along = w * (along - (w * along).mean())
+            return gradients.mean(along) - along.mean() * mean
+
     value = 0.0
     for _ in range(iterations):
-        along = gradients.dot(vector)
-        along = w * (along - (w * along).mean())
-        product = gradients.mean(along) - along.mean() * mean
+        product = times(vector / vector.norm().clamp_min(1e-30))
         previous, value = value, float(product.norm())
-        if value <= 0.0:
-            return 0.0
-        vector = product / value
-        if abs(value - previous) <= tolerance * value:
+        vector = product
+        if value <= 0.0 or abs(value - previous) <= tolerance * value:
             break
     return min(value, trace)
 

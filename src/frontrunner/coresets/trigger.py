@@ -60,6 +60,11 @@ class Trigger:
         """Whether the rule looks at the coreset's gradients."""
         return self.rule in BY_SNR or self.rule == "loss"
 
+    @property
+    def compares(self) -> bool:
+        """Whether it is compared with what was measured just after the last selection."""
+        return self.rule in ("relative_drop", "loss")
+
     def due(self, epoch: int, first: int, epochs: int, seed: int) -> bool:
         """Whether ``epoch`` (counted from 0) is one to look at; ``first`` is that of the first
         selection, and ``epochs`` their number in all."""
