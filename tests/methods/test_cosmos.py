@@ -45,7 +45,7 @@ def test_a_step_descends_the_mean_of_the_papers_loss(k):
     batch = task().data("train")[list(range(32))]
     update = learner.update(batch, 7)
     expected = 0.0
-    for r in learner.vectors_of(7):
+    for r in learner.drawn(7):
         f = task().losses(learner.network(batch[0], r), batch)
         expected += ((r * f).sum() - 2.0 * (f @ r) / f.norm() / r.norm()) / k
     assert update.passes == k
@@ -54,7 +54,7 @@ def test_a_step_descends_the_mean_of_the_papers_loss(k):
 
 def test_draws_are_dirichlet_and_depend_on_the_step_alone():
     learner = _CosmosLearner(task(), method(concentration=[2.0, 6.0]))
-    draws = torch.cat([learner.vectors_of(step) for step in range(4000)]).double().numpy()
+    draws = torch.cat([learner.drawn(step) for step in range(4000)]).double().numpy()
     np.testing.assert_allclose(draws.sum(axis=1), 1.0, atol=1e-6)
     assert (draws >= 0).all()
     # Mean 2 / 8 and variance 2 · 6 / (8² · 9) of the first entry of Dirichlet(2, 6).
@@ -62,14 +62,14 @@ def test_draws_are_dirichlet_and_depend_on_the_step_alone():
     assert draws[:, 0].var() == pytest.approx(12 / 576, rel=0.1)
     torch.manual_seed(5)
     again = _CosmosLearner(task(), method(concentration=[2.0, 6.0]))
-    assert torch.equal(again.vectors_of(17), learner.vectors_of(17))
-    assert not torch.equal(again.vectors_of(17), learner.vectors_of(18))
+    assert torch.equal(again.drawn(17), learner.drawn(17))
+    assert not torch.equal(again.drawn(17), learner.drawn(18))
 
 
 def test_fixed_sampling_takes_the_read_out_vectors_in_turn():
     learner = _CosmosLearner(task(), method(sampling="fixed", vectors_per_step=2))
     rays = torch.as_tensor(even_rays(2, 5), dtype=torch.float32)
-    taken = torch.cat([learner.vectors_of(step) for step in range(5)])
+    taken = torch.cat([learner.drawn(step) for step in range(5)])
     assert torch.equal(taken, torch.cat([rays, rays]))
 
 

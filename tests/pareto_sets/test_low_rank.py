@@ -13,9 +13,9 @@ from torch import nn
 from frontrunner.errors import ConfigError, RunError
 from frontrunner.pareto_sets import base as pareto_sets
 from frontrunner.pareto_sets.export import export, formats
-from frontrunner.pareto_sets.low_rank import LowRank, LowRankSet, target_layers
+from frontrunner.pareto_sets.low_rank import LowRank, LowRankSet
 from frontrunner.preferences import grid
-from frontrunner.weights.networks import named_state, place
+from frontrunner.weights.networks import named_state, place, target_layers
 
 K = 3
 

@@ -106,7 +106,12 @@ class LeNet(nn.Module):
 
     conv5 - pool - ReLU - conv5 - pool - ReLU - linear - ReLU - heads. With 36x36 grey images,
     channels (10, 20), 50 hidden units and two heads of 10 it has 42,350 parameters. Source: the
-    networks of COSMOS (Ruchte & Grabocka, ICDM 2021) and GMOOAR (Chen & Kwok, NeurIPS 2022).
+    networks of COSMOS (Ruchte & Grabocka, ICDM 2021) and GMOOAR (Chen & Kwok, NeurIPS 2022). With
+    kernels of 9 and 5 it has 31,910, and is that of Pareto MTL (Lin et al., NeurIPS 2019), EPO,
+    MOO-SVGD and PHN.
+
+    Args:
+        kernel: side of every convolution, or one for each.
     """
 
     def __init__(
@@ -115,18 +120,21 @@ class LeNet(nn.Module):
         output_sizes: Sequence[int],
         channels: Sequence[int] = (10, 20),
         hidden: int = 50,
-        kernel: int = 5,
+        kernel: int | Sequence[int] = 5,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
             raise ConfigError(f"LeNet takes images (c, h, w), not inputs of shape {input_shape}")
         depth, height, width = input_shape
         blocks: list[nn.Module] = []
-        for before, after in itertools.pairwise([depth, *channels]):
-            blocks.append(
-                nn.Sequential(nn.Conv2d(before, after, kernel), nn.MaxPool2d(2), nn.ReLU())
-            )
-            height, width = (height - kernel + 1) // 2, (width - kernel + 1) // 2
+        kernels = [kernel] * len(channels) if isinstance(kernel, int) else list(kernel)
+        if len(kernels) != len(channels):
+            raise ConfigError(f"LeNet has {len(channels)} convolutions, and kernel={kernels}")
+        for (before, after), size in zip(
+            itertools.pairwise([depth, *channels]), kernels, strict=True
+        ):
+            blocks.append(nn.Sequential(nn.Conv2d(before, after, size), nn.MaxPool2d(2), nn.ReLU()))
+            height, width = (height - size + 1) // 2, (width - size + 1) // 2
         if height < 1 or width < 1:
             raise ConfigError(f"images of {input_shape} are too small for {len(channels)} blocks")
         self.blocks = nn.ModuleList(blocks)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from frontrunner.models.weights import WeightConditioning
 from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state
 from frontrunner.preferences import Kind, to_sphere
 from frontrunner.tasks.base import Task
@@ -58,6 +59,10 @@ class ConditionedNetwork(ParetoSet):
             p = to_sphere(p)
         like = next(self.network.parameters())
         fed = torch.as_tensor(p, dtype=like.dtype, device=like.device)
+        if isinstance(self.network, WeightConditioning):
+            network = self.network.folded(fed)
+            network.register_forward_pre_hook(as_own_dtype)
+            return network
         return AtPreference(self.network, fed).eval()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class FiniteSet(ParetoSet):
         network: a network of that architecture; its weights are overwritten by `materialize`.
         stacked: parameters and buffers by name, each with a leading dimension K.
         preferences: (K, m), one per model.
+        told: what records and reports say of how the models came about; JSON values.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class FiniteSet(ParetoSet):
         stacked: dict[str, Tensor],
         preferences: ArrayLike,
         preference_kind: Kind,
+        told: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(preferences, preference_kind)
         wrong = [k for k, t in stacked.items() if t.shape[0] != len(self.preferences)]
@@ -38,6 +41,7 @@ class FiniteSet(ParetoSet):
             raise FrontError(f"{len(self.preferences)} preferences, but {wrong[0]} differs")
         self.network = network
         self.stacked = stacked
+        self.told = dict(told or {})
         if as_own_dtype not in network._forward_pre_hooks.values():
             network.register_forward_pre_hook(as_own_dtype)
 
@@ -68,6 +72,12 @@ class FiniteSet(ParetoSet):
     def tensors(self) -> dict[str, Tensor]:
         return self.stacked
 
+    def facts(self) -> dict[str, Any]:
+        return self.told
+
+    def options(self) -> dict[str, Any]:
+        return {"told": self.told} if self.told else {}
+
     @classmethod
     def restore(
         cls,
@@ -80,7 +90,7 @@ class FiniteSet(ParetoSet):
         network = task.network()
         check_state({name: t.shape[1:] for name, t in tensors.items()}, network)
         network.to(tensors[next(network.named_parameters())[0]].dtype)
-        return cls(network, tensors, preferences, preference_kind)
+        return cls(network, tensors, preferences, preference_kind, options.get("told"))
 
     def to(self, device: torch.device | str) -> FiniteSet:
         self.network.to(device)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
-from frontrunner.errors import ConfigError
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.preferences import Kind
 from frontrunner.tasks.base import Task
@@ -112,27 +109,6 @@ class Paths:
             return torch.addmm(output.flatten(0, -2), narrow, left.mT).view_as(output)
 
         return add
-
-
-def target_layers(network: nn.Module, patterns: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Linear and (ungrouped) convolution layers whose name matches a pattern, with (out, in).
-
-    Raises:
-        ConfigError: a pattern that no such layer matches.
-    """
-    shapes = {
-        name: (layer.weight.shape[0], math.prod(layer.weight.shape[1:]))
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear)
-        or (isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros")
-    }
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in shapes):
-            raise ConfigError(
-                f"method.layers: no linear or convolution layer is called '{pattern}'; there are "
-                f"{', '.join(list(shapes)[:8])}{' …' if len(shapes) > 8 else ''}"
-            )
-    return {n: s for n, s in shapes.items() if any(fnmatchcase(n, p) for p in patterns)}
 
 
 class LowRankSet(ParetoSet):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from frontrunner.errors import ConfigError
 
 
 def named_state(network: nn.Module) -> dict[str, Tensor]:
@@ -42,3 +46,28 @@ def place(network: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
             state[key].copy_(tensor)
         elif key not in tied:
             raise ValueError(f"the network has no tensor '{key}'")
+
+
+def target_layers(
+    network: nn.Module, patterns: Sequence[str], key: str = "method.layers"
+) -> dict[str, tuple[int, int]]:
+    """Linear and (ungrouped) convolution layers whose name matches a pattern, with (out, in).
+
+    Of a convolution ``in`` is channels · height · width; ``key`` names the patterns in errors.
+
+    Raises:
+        ConfigError: a pattern that no such layer matches.
+    """
+    shapes = {
+        name: (layer.weight.shape[0], math.prod(layer.weight.shape[1:]))
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear)
+        or (isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros")
+    }
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in shapes):
+            raise ConfigError(
+                f"{key}: no linear or convolution layer is called '{pattern}'; there are "
+                f"{', '.join(list(shapes)[:8])}{' …' if len(shapes) > 8 else ''}"
+            )
+    return {n: s for n, s in shapes.items() if any(fnmatchcase(n, p) for p in patterns)}

@@ -1,27 +1,23 @@
 """COSMOS: one conditioned network, trained on random preferences, read out at fixed ones.
 
 Source: Ruchte & Grabocka, "Scalable Pareto front approximation for deep multi-objective learning",
-ICDM 2021. Conditioning follows `conf/model` (FiLM by default) instead of the paper's input
-channels, so that every method of a comparison shares one backbone.
+ICDM 2021. Conditioning follows `conf/conditioning` (FiLM by default) instead of the paper's input
+channels (``conditioning=channels``), so that every method of a comparison shares one backbone.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from frontrunner.methods.base import Method, choice, positive
 from frontrunner.methods.learning import scalarization
-from frontrunner.methods.learning.training import Training, objectives_at, train, trainable
+from frontrunner.methods.learning.preferences import PreferenceLearner
+from frontrunner.methods.learning.training import Training, train, trainable
 from frontrunner.pareto_sets.base import ParetoSet
-from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.preferences import Kind, even_rays, grid
-from frontrunner.runner.learner import Learner, Update
 from frontrunner.runner.runner import Runner
-from frontrunner.seeds import derive
-from frontrunner.tasks.base import Batch, Task
+from frontrunner.tasks.base import Task
 
 
 class Cosmos(Method):
@@ -67,40 +63,21 @@ class Cosmos(Method):
         return train(learner, task, runner, self.training, learner.pareto_set)
 
 
-class _CosmosLearner(Learner):
-    vectors: Tensor
-
+class _CosmosLearner(PreferenceLearner):
     def __init__(self, task: Task, method: Cosmos) -> None:
-        super().__init__()
-        torch.manual_seed(derive(method.seed, "network"))
-        self.network = task.conditioned_network()
-        self._task, self._method = task, method
-        self._grid = method.vectors(task.m, method.points)
-        self.register_buffer("vectors", torch.as_tensor(self._grid, dtype=torch.float32))
-        self.schedule = method.training.rate_schedule()
-        # The Dirichlet's gamma draws come from NumPy, whose streams are the same on every device.
-        self._alpha = np.broadcast_to(
-            np.asarray(method.training.concentration, dtype=np.float64), (task.m,)
-        )
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        return {"weights": self._method.training.optimize(self.network.parameters())}
-
-    def vectors_of(self, step: int) -> Tensor:
-        """The preferences (k, m) that step ``step`` trains."""
-        k = self._method.training.vectors_per_step
-        if self._method.sampling == "fixed":
-            return self.vectors[(torch.arange(k) + step * k) % len(self.vectors)]
-        rng = np.random.default_rng(derive(self._method.seed, "preference", step))
-        return torch.as_tensor(rng.dirichlet(self._alpha, size=k)).to(self.vectors)
-
-    def update(self, batch: Batch, step: int) -> Update:
-        r = self.vectors_of(step)
-        f = objectives_at(self._task, self.network, r, batch)
-        loss = scalarization.cosmos(f, r.to(f.dtype), self._method.cosine_weight).mean()
-        return Update(loss, passes=len(r))
-
-    def pareto_set(self) -> ParetoSet:
         # Without the cosine, what is left weights the objectives.
-        kind: Kind = "ray" if self._method.cosine_weight > 0 else "weight"
-        return ConditionedNetwork(self.network, self._grid, kind, scale="simplex")
+        kind: Kind = "ray" if method.cosine_weight > 0 else "weight"
+        vectors = method.vectors(task.m, method.points)
+        super().__init__(task, method.training, vectors, method.seed, kind)
+        self._method = method
+
+    def drawn(self, step: int) -> Tensor:
+        if self._method.sampling == "dirichlet":
+            return super().drawn(step)
+        k = self._training.vectors_per_step
+        chosen = self._preferences[(torch.arange(k) + step * k) % len(self._preferences)]
+        like = next(self.network.parameters())
+        return torch.as_tensor(chosen, dtype=torch.float32, device=like.device)
+
+    def loss(self, f: Tensor, r: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor | float]]:
+        return scalarization.cosmos(f, r, self._method.cosine_weight).mean(), {}

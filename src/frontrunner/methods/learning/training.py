@@ -110,8 +110,10 @@ def trainable(task: Task, *, conditioned: bool = False) -> None:
             f"task '{task.name}' has one objective: its fronts are of cost and quality, see "
             "method=coresets/eracs"
         )
-    if conditioned and (task.model is None or task.model.conditioning is None):
-        raise ConfigError("this method needs a model with conditioning (model.conditioning)")
+    if conditioned:
+        if task.model is None or task.model.conditioning is None:
+            raise ConfigError("this method needs a model with conditioning (model.conditioning)")
+        task.conditioned_network()  # refuses a network that it cannot condition
 
 
 def adam(

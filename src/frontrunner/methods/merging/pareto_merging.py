@@ -18,12 +18,12 @@ from frontrunner.methods.merging.coefficients import Coefficients
 from frontrunner.methods.merging.factors import Factors, Settings, differences
 from frontrunner.methods.merging.tucker import closed_form
 from frontrunner.pareto_sets.base import ParetoSet
-from frontrunner.pareto_sets.low_rank import LowRank, LowRankSet, target_layers
+from frontrunner.pareto_sets.low_rank import LowRank, LowRankSet
 from frontrunner.runner.runner import Runner
 from frontrunner.seeds import generator
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.merging import MergingTask
-from frontrunner.weights.networks import named_state, place
+from frontrunner.weights.networks import named_state, place, target_layers
 from frontrunner.weights.parents import Parents
 
 
