@@ -76,6 +76,12 @@ REFITS = {
     ],
     "ADMM": [*MOSP, "method.refit=admm"],
     "ADMM, core not kept": [*MOSP, "method.refit=admm", "method.keep_core=false"],
+    "ADMM, core not kept, 25 iterations": [
+        *MOSP,
+        "method.refit=admm",
+        "method.keep_core=false",
+        "method.refit_iterations=25",
+    ],
 }
 ABLATIONS = {
     PRINTED: [],
@@ -84,7 +90,7 @@ ABLATIONS = {
     "core by magnitude": ["method.core=magnitude"],
     "p = 0.25": ["method.power=0.25"],
     "p = 1": ["method.power=1"],
-    "specialists' own prefix": ["method.prefix=task"],
+    "own prefix of specialists": ["method.prefix=task"],
     "Gram matrices / tokens": ["method.norm=tokens"],
     "Gram matrices / trace": ["method.norm=trace"],
     "ridge of the trace": ["method.ridge=trace"],
