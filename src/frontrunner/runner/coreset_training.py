@@ -1,7 +1,7 @@
 """Training any Lightning module on a coreset, in two lines::
 
-    coreset = frontrunner.CoresetTraining(budget=0.1)
-    Trainer(max_epochs=200, callbacks=[coreset]).fit(module, coreset.over(datamodule))
+coreset = frontrunner.CoresetTraining(budget=0.1)
+Trainer(max_epochs=200, callbacks=[coreset]).fit(module, coreset.over(datamodule))
 """
 
 from __future__ import annotations
