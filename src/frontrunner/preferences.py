@@ -67,15 +67,17 @@ def grid(m: int, n: int) -> Array:
     Raises:
         FrontError: no lattice has exactly n points; the message names the nearest sizes.
     """
-    sizes = [math.comb(s + m - 1, m - 1) for s in range(1, 200)]
-    if n not in sizes:
-        message = f"no simplex lattice of {m} objectives has {n} points"
-        if isinstance(n, int):
-            below = [s for s in sizes if s < n][-1:]
-            above = [s for s in sizes if s > n][:1]
-            message += f"; nearest: {' and '.join(map(str, below + above))}"
+    message = f"no simplex lattice of {m} objectives has {n} points"
+    if m < 2 or not isinstance(n, int):
         raise FrontError(message)
-    return das_dennis(m, sizes.index(n) + 1)
+    divisions, below, size = 1, 0, m
+    while size < n:
+        divisions, below = divisions + 1, size
+        size = math.comb(divisions + m - 1, m - 1)
+    if size != n:
+        nearest = [str(number) for number in (below, size) if number]
+        raise FrontError(f"{message}; nearest: {' and '.join(nearest)}")
+    return das_dennis(m, divisions)
 
 
 def with_uniform(preferences: ArrayLike) -> Array:

@@ -31,6 +31,7 @@ class Evaluator(ABC):
     Attributes:
         what: in which terms objectives are measured.
         split: the split of the data that is scored, or None where none is.
+        together: preferences that `scored_together` is asked for at once.
         own_axes: whether the objectives are others than the task's, to which preferences belong.
         needs_costs: whether it asks the Pareto set what each model took to make.
 
@@ -42,6 +43,7 @@ class Evaluator(ABC):
 
     what: str
     split: str | None
+    together: int = 1
     own_axes: bool = False
     needs_costs: bool = False
 
@@ -73,6 +75,12 @@ class Evaluator(ABC):
     ) -> tuple[Array, dict[str, float]]:
         """`score`, and numbers to keep with the point beside what it cost."""
         return self.score(pareto_set, task, preference, device), {}
+
+    def scored_together(
+        self, pareto_set: ParetoSet, task: Task, preferences: Array, device: torch.device | str
+    ) -> list[tuple[Array, dict[str, float]]]:
+        """`scored` at several preferences (k, m)."""
+        return [self.scored(pareto_set, task, p, device) for p in preferences]
 
     def info(self, task: Task) -> dict[str, Any]:
         """What the front's ``info`` says of how it was scored; JSON values."""
@@ -130,22 +138,24 @@ class Evaluator(ABC):
         """
         preferences = pareto_set.preferences if self.points is None else grid(task.m, self.points)
         done: dict[int, dict[str, Any]] = log.done() if log else {}
-        mine: list[tuple[list[float], dict[str, float]]] = []
-        for index in range(ranks.rank, len(preferences), ranks.world):
-            if index in done:
-                mine.append((done[index]["values"], done[index]["cost"]))
-                continue
-            preference, start = preferences[index], time.perf_counter()
-            point, beside = self.scored(pareto_set, task, preference, device)
-            if not np.isfinite(point).all():
-                raise FrontError(
-                    f"the objectives at preference {preference.round(4).tolist()} are not finite: "
-                    f"{point.tolist()}"
-                )
-            cost = {"seconds": time.perf_counter() - start, **beside}
-            if log:
-                log.append(index, preference, point, cost)
-            mine.append(([float(x) for x in point], cost))
+        found = {i: (done[i]["values"], done[i]["cost"]) for i in done}
+        own = range(ranks.rank, len(preferences), ranks.world)
+        todo = [index for index in own if index not in done]
+        for first in range(0, len(todo), self.together):
+            some, start = todo[first : first + self.together], time.perf_counter()
+            scored = self.scored_together(pareto_set, task, preferences[some], device)
+            seconds = (time.perf_counter() - start) / len(some)
+            for index, (point, beside) in zip(some, scored, strict=True):
+                if not np.isfinite(point).all():
+                    raise FrontError(
+                        f"the objectives at preference {preferences[index].round(4).tolist()} are "
+                        f"not finite: {point.tolist()}"
+                    )
+                cost = {"seconds": seconds, **beside}
+                if log:
+                    log.append(index, preferences[index], point, cost)
+                found[index] = [float(x) for x in point], cost
+        mine = [found[index] for index in own]
         shares = ranks.gather(mine)
         points = [shares[i % ranks.world][i // ranks.world] for i in range(len(preferences))]
         objectives, reference = self.axes(task)

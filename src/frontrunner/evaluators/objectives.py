@@ -14,8 +14,9 @@ from frontrunner.evaluators.base import Array, Evaluator
 from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
 from frontrunner.front.points import PointLog
-from frontrunner.methods.base import choice
+from frontrunner.methods.base import choice, whole
 from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks.base import Measure, Split, Task
 from frontrunner.tasks.pruning import PruningTask
@@ -34,6 +35,8 @@ class Objectives(Evaluator):
             many instead, for sets that answer any preference.
         reference_point: None takes the task's, or 0 for every accuracy.
         batch_size: samples per forward pass.
+        together: preferences per forward pass, of sets of one conditioned network: a curve of
+            hundreds of points costs a few vectorised passes.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Objectives(Evaluator):
         points: int | None = None,
         reference_point: Sequence[float] | None = None,
         batch_size: int = 4096,
+        together: int = 1,
     ) -> None:
         super().__init__(points, reference_point)
         choice("evaluator.what", what, get_args(Measure))
@@ -50,6 +54,7 @@ class Objectives(Evaluator):
         self.what: Measure = what
         self.split: Split = split
         self.batch_size = batch_size
+        self.together = whole("evaluator.together", together)
 
     def check(self, task: Task) -> None:
         measures = task.measures()
@@ -69,6 +74,21 @@ class Objectives(Evaluator):
             device=device,
             batch_size=self.batch_size,
         )
+
+    def scored_together(
+        self, pareto_set: ParetoSet, task: Task, preferences: Array, device: torch.device | str
+    ) -> list[tuple[Array, dict[str, float]]]:
+        if len(preferences) == 1 or not isinstance(pareto_set, ConditionedNetwork):
+            return super().scored_together(pareto_set, task, preferences, device)
+        pareto_set.to(device)
+        values = task.measure_many(
+            pareto_set.many(preferences),
+            self.split,
+            what=self.what,
+            device=device,
+            batch_size=self.batch_size,
+        )
+        return [(point, {}) for point in values]
 
     def evaluate(
         self,

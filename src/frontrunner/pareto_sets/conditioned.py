@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from frontrunner.models.weights import WeightConditioning
 from frontrunner.pareto_sets.base import ParetoSet, as_own_dtype, check_state
-from frontrunner.preferences import Kind, to_sphere
+from frontrunner.preferences import Kind, to_sphere, validate
 from frontrunner.tasks.base import Task
 from frontrunner.weights.networks import named_state
 
@@ -35,6 +36,10 @@ class AtPreference(nn.Module):
 
 class ConditionedNetwork(ParetoSet):
     """A network ``forward(inputs, preference)`` and the preferences that make up its front.
+
+    Of a network whose weights depend on the preference (`WeightConditioning`) the model for one is
+    the wrapped network itself, with weights of its own; of any other the conditioned network, held
+    at the preference.
 
     Args:
         network: the conditioned network.
@@ -64,6 +69,27 @@ class ConditionedNetwork(ParetoSet):
             network.register_forward_pre_hook(as_own_dtype)
             return network
         return AtPreference(self.network, fed).eval()
+
+    def many(self, preferences: ArrayLike) -> Callable[[Tensor], Any]:
+        """The networks for preferences (k, m) as one function, whose outputs have a leading
+        dimension
+        k: one vectorised pass instead of k.
+
+        Raises:
+            FrontError: a preference that is not on the simplex.
+        """
+        p = np.atleast_2d(validate(preferences, self.m))
+        like = next(self.network.parameters())
+        fed = torch.as_tensor(
+            to_sphere(p) if self.scale == "sphere" else p, dtype=like.dtype, device=like.device
+        )
+        self.network.eval()
+
+        def networks(inputs: Tensor) -> Any:
+            (cast,) = as_own_dtype(self.network, (inputs,))
+            return torch.vmap(lambda one: self.network(cast, one))(fed)
+
+        return networks
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in named_state(self.network).items()}

@@ -90,7 +90,7 @@ class FiniteSet(ParetoSet):
         network = task.network()
         check_state({name: t.shape[1:] for name, t in tensors.items()}, network)
         network.to(tensors[next(network.named_parameters())[0]].dtype)
-        return cls(network, tensors, preferences, preference_kind, options.get("told"))
+        return cls(network, tensors, preferences, preference_kind, (options or {}).get("told"))
 
     def to(self, device: torch.device | str) -> FiniteSet:
         self.network.to(device)

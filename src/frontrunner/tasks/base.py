@@ -133,7 +133,6 @@ class Task(ABC):
             m=self.m,
         )
 
-    @torch.no_grad()
     def measure(
         self,
         network: Callable[[Tensor], Any],
@@ -148,6 +147,38 @@ class Task(ABC):
         Outputs are gathered over the split first, so that objectives which are not means over
         samples (a difference between groups, say) are computed once on all of it.
         """
+        function = self.losses if what == "losses" else self.accuracies
+        outputs, batch = self._outputs(network, split, 0, device, batch_size)
+        with torch.no_grad():
+            return function(outputs, batch).double().cpu().numpy()
+
+    def measure_many(
+        self,
+        networks: Callable[[Tensor], Any],
+        split: Split,
+        *,
+        what: Measure = "losses",
+        device: torch.device | str = "cpu",
+        batch_size: int = 4096,
+    ) -> np.ndarray:
+        """`measure` of k networks in one pass, (k, m); their outputs have a leading dimension k."""
+        function = self.losses if what == "losses" else self.accuracies
+        outputs, batch = self._outputs(networks, split, 1, device, batch_size)
+        with torch.no_grad():
+            values = torch.vmap(lambda one: function(one, batch))(outputs)
+        return values.double().cpu().numpy()
+
+    @torch.no_grad()
+    def _outputs(
+        self,
+        network: Callable[[Tensor], Any],
+        split: Split,
+        dimension: int,
+        device: torch.device | str,
+        batch_size: int,
+    ) -> tuple[Any, Batch]:
+        """Outputs over a whole split, joined along their ``dimension`` of samples, and the
+        split."""
         dataset = self.data(split)
         size = len(dataset)  # type: ignore[arg-type]
         outputs, batches = [], []
@@ -157,14 +188,9 @@ class Task(ABC):
             outputs.append(network(batch[0]))
             batches.append(batch)
         whole: Batch = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
-        first = outputs[0]
-        output = (
-            torch.cat(outputs)
-            if isinstance(first, Tensor)
-            else tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-        )
-        function = self.losses if what == "losses" else self.accuracies
-        return function(output, whole).double().cpu().numpy()
+        if isinstance(outputs[0], Tensor):
+            return torch.cat(outputs, dimension), whole
+        return tuple(torch.cat(p, dimension) for p in zip(*outputs, strict=True)), whole
 
 
 def rows(dataset: Dataset[Batch], indices: Sequence[int]) -> Batch:

@@ -96,7 +96,12 @@ class Images(Task):
 
     @property
     def output_sizes(self) -> tuple[int, ...]:  # type: ignore[override]
-        return (int(self._files()[0][1].max()) + 1,)
+        return (self._labels,)
+
+    @property
+    def _labels(self) -> int:
+        """Number of classes that labels tell apart."""
+        return int(self._files()[0][1].max()) + 1
 
     def load(self) -> dict[Split, Dataset[Batch]]:
         (images, labels), tested = self._files()
@@ -179,7 +184,7 @@ class Images(Task):
     def _noisy(self, labels: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         if self.label_noise == 0.0:
             return labels
-        noisy, classes = labels.copy(), self.output_sizes[0]
+        noisy, classes = labels.copy(), self._labels
         chosen = rng.permutation(len(labels))[: round(self.label_noise * len(labels))]
         noisy[chosen] = (labels[chosen] + rng.integers(1, classes, len(chosen))) % classes
         return noisy
