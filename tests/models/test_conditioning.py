@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from frontrunner import config as configuration
+from frontrunner import run as runs
+from frontrunner.cli import main
 from frontrunner.errors import ConfigError
-from frontrunner.models.conditioning import FiLM, InputConditioning
+from frontrunner.models.conditioning import ChannelConditioning, FiLM, InputConditioning
 from frontrunner.models.networks import MLP, LeNet
 
 
@@ -117,7 +120,7 @@ def test_a_layer_named_twice_is_refused():
 
 
 def test_a_network_that_names_no_layers_asks_for_them_and_lists_what_there_is():
-    with pytest.raises(ConfigError, match=r"model\.conditioning\.layers.*'body\.1'"):
+    with pytest.raises(ConfigError, match=r"modulate in conditioning\.layers.*'body\.1'"):
         film(None)
 
 
@@ -200,5 +203,125 @@ def test_input_conditioning_without_inputs_sees_the_preference_alone():
 
 
 def test_input_conditioning_refuses_images():
-    with pytest.raises(ConfigError, match="use film"):
+    with pytest.raises(ConfigError, match="use conditioning=film"):
         InputConditioning(own_factory, (1, 6, 6), (3,), m=2)
+
+
+# ---------------------------------------------------------------------- channels of an image
+
+
+def channels(factory=own_factory, m=3, shapes=SHAPES):
+    torch.manual_seed(0)
+    return ChannelConditioning(factory, **shapes, m=m)
+
+
+def test_channel_conditioning_of_the_benchmarks_lenet_has_43058_weights():
+    # The number in the comparison of Chen & Kwok (NeurIPS 2022).
+    network = ChannelConditioning(LeNet, (1, 36, 36), (10, 10), m=2)
+    grown = 2 * 2 * (4 * 4 + 6 * 6)
+    assert sum(p.numel() for p in network.parameters()) == 43_058
+    assert 42_350 + 2 * 10 * 5 * 5 + grown == 43_058
+
+
+def test_the_preference_joins_the_image_as_m_channels_scaled_to_its_size():
+    network = channels()
+    first, _, second, _ = network.grow
+    preference = torch.tensor([0.2, 0.5, 0.3])
+    # A transposed convolution of one pixel is the sum of its kernels, weighted by the pixel.
+    small = torch.relu(torch.einsum("i,ichw->chw", preference, first.weight))
+    large = torch.relu(second(small[None]))[0]
+    assert large.shape == (3, 10, 10)
+    nearest = [int(i * 10 / 6) for i in range(6)]
+    joined = torch.cat([images(), large[:, nearest][:, :, nearest].expand(5, -1, -1, -1)], dim=1)
+    torch.testing.assert_close(network(images(), preference), network.network(joined))
+
+
+def test_channel_conditioning_is_vectorised_over_preferences():
+    network, x = channels(m=2), images()
+    preferences = torch.tensor([[0.1, 0.9], [0.5, 0.5], [1.0, 0.0]])
+    together = torch.vmap(lambda p: network(x, p))(preferences)
+    each = torch.stack([network(x, p) for p in preferences])
+    assert not torch.allclose(each[0], each[2])
+    torch.testing.assert_close(together, each, rtol=1e-5, atol=1e-6)
+
+
+def test_channel_conditioning_refuses_flat_inputs():
+    with pytest.raises(ConfigError, match=r"not inputs of shape \(4,\); use conditioning=input"):
+        channels(shapes={"input_shape": (4,), "output_sizes": (3,)})
+
+
+# ---------------------------------------------------------------------- configurations
+
+OPTIONS = sorted(p.stem for p in (configuration.conf_dir() / "conditioning").glob("*.yaml"))
+COSMOS = ["method=learning/cosmos", "logger=none"]
+# Models, and a task whose inputs they take.
+MODELS = {
+    "lenet": ["task=multi_digits", "task.shift=8", "model.network.kernel=[3,1]"],
+    "mlp": ["task=multi_digits"],
+    "narrow_mlp": ["task=multi_digits"],
+    "pareto_mlp": ["task=synthetic"],
+    "small_conv": ["task=multi_digits"],
+    "small_resnet": ["task=multi_digits"],
+}
+CHOSEN = {
+    "channels": ChannelConditioning,
+    "film": FiLM,
+    "film_residual": FiLM,
+    "input": InputConditioning,
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_conditioning_goes_with_every_model(option, model, work):
+    words = [*COSMOS, *MODELS[model], f"model={model}", f"conditioning={option}"]
+    config = configuration.compose(words)
+    assert config.model.conditioning == config.conditioning
+    task = runs.build_task(config)
+    flat = len(task.input_shape) == 1
+    if (option == "channels" and flat) or (option == "input" and not flat):
+        with pytest.raises(ConfigError, match=f"conditioning={option} takes"):
+            runs.check(config)
+        return
+    runs.check(config)
+    network = task.conditioned_network()
+    kind = CHOSEN.get(option)
+    assert kind is None or type(network) is kind
+    outputs = [
+        network(torch.zeros(2, *task.input_shape), preference)[0] for preference in torch.eye(2)
+    ]
+    assert outputs[0].shape == (2, task.output_sizes[0])
+
+
+def conditioning(*words):
+    return configuration.compose(list(words)).model.conditioning["_target_"].rpartition(".")[2]
+
+
+def test_the_command_line_chooses_before_the_method_and_the_method_before_the_model(work):
+    digits = ["task=multi_digits", "model=narrow_mlp"]
+    assert conditioning(*COSMOS, "task=synthetic") == "InputConditioning"
+    plain = configuration.compose([*COSMOS, *digits])
+    assert plain.conditioning.residual is True
+    assert conditioning("method=learning/pamal", *digits) == "Ensemble"
+    assert conditioning("method=learning/lorpman", "task=synthetic") == "LowRankUpdates"
+    assert conditioning("method=learning/pamal", *digits, "conditioning=film") == "FiLM"
+    words = ["task=synthetic", "conditioning=hypernetwork"]
+    assert conditioning("method=learning/lorpman", *words) == "HyperNetwork"
+    assert conditioning(*COSMOS, *digits, "conditioning=hypernetwork") == "HyperNetwork"
+
+
+def test_settings_of_a_conditioning_reach_the_model(work):
+    config = configuration.compose(["method=learning/lorpman", "conditioning.rank=7"])
+    assert config.model.conditioning.rank == 7
+    with pytest.raises(ConfigError, match=r"did you mean 'conditioning\.rank'"):
+        configuration.compose(["method=learning/lorpman", "conditioning.rnk=7"])
+
+
+def test_conditionings_are_listed_with_what_they_are(work, capsys):
+    main(["list", "conditioning"])
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.strip() == "conditioning"
+    named = [line.split() for line in lines if line[1] != " "]
+    assert [words[0] for words in named] == OPTIONS
+    assert all(len(words) > 4 for words in named)
+    assert "low_rank" in OPTIONS

@@ -34,6 +34,26 @@ def test_lenet_has_the_42350_parameters_of_the_literature():
     assert parameters(network) == 42_350 == by_hand((10, 20), 50, (10, 10))
 
 
+def test_lenet_with_kernels_of_9_and_5_has_the_31910_parameters_of_the_literature():
+    # Fifteen such networks are the row of EPO and MOO-SVGD in Chen & Kwok (NeurIPS 2022).
+    network = LeNet((1, 36, 36), (10, 10), kernel=[9, 5])
+    convolutions = (10 * 9**2 + 10) + (20 * 10 * 5**2 + 20)
+    # 36 - 9 + 1 = 28, halved 14; 14 - 5 + 1 = 10, halved 5.
+    rest = (20 * 5**2 * 50 + 50) + 2 * (50 * 10 + 10)
+    assert parameters(network) == 31_910 == convolutions + rest
+    assert [o.shape for o in network(torch.zeros(2, 1, 36, 36))] == [(2, 10), (2, 10)]
+
+
+def test_one_kernel_for_lenet_is_that_kernel_for_every_convolution():
+    assert parameters(LeNet((1, 36, 36), (10, 10), kernel=[5, 5])) == 42_350
+    assert parameters(LeNet((1, 36, 36), (10,), kernel=3)) == by_hand((10, 20), 50, (10,), 3)
+
+
+def test_lenet_refuses_a_list_of_kernels_of_another_length():
+    with pytest.raises(ConfigError, match=r"2 convolutions, and kernel=\[9\]"):
+        LeNet((1, 36, 36), (10, 10), kernel=[9])
+
+
 def test_lenet_with_film_and_15_angles_has_43685_parameters():
     network = FiLM(LeNet, (1, 36, 36), (10, 10), m=2, hidden=20)
     assert parameters(network) + 15 == 43_685

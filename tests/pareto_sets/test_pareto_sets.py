@@ -17,6 +17,7 @@ from torch import nn
 from frontrunner.errors import FrontError, RunError
 from frontrunner.models.conditioning import FiLM
 from frontrunner.models.networks import MLP
+from frontrunner.models.weights import Ensemble, HyperNetwork, LowRankUpdates
 from frontrunner.pareto_sets import base
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
 from frontrunner.pareto_sets.export import export
@@ -48,8 +49,8 @@ def small(**shapes):
     return MLP(**shapes, hidden=[6, 5])
 
 
-def task(network=small):
-    return MultiDigits(sizes=(40, 20, 20), model=Model(network, FiLM))
+def task(network=small, conditioning=FiLM):
+    return MultiDigits(sizes=(40, 20, 20), model=Model(network, conditioning))
 
 
 def finite(network=small, seed=0):
@@ -177,6 +178,83 @@ def test_a_set_in_double_precision_takes_single_precision_inputs(make, tmp_path)
 def test_a_finite_set_needs_a_model_for_every_preference():
     with pytest.raises(FrontError, match="2 preferences"):
         FiniteSet(nn.Linear(1, 1), {"weight": torch.zeros(3, 1, 1)}, [[1, 0], [0, 1]], "weight")
+
+
+# ---------------------------------------------------------------------- weights of a preference
+
+
+@pytest.fixture(params=[Ensemble, LowRankUpdates, HyperNetwork])
+def weighted(request):
+    """``weighted(network, scale)``: a set whose weights depend on the preference, and its task."""
+
+    def make(network=Tied, scale="simplex"):
+        torch.manual_seed(3)
+        its_task = task(network, request.param)
+        conditioned = its_task.conditioned_network()
+        with torch.no_grad():
+            for parameter in conditioned.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)  # also B of low-rank updates
+        conditioned(X, torch.tensor([0.5, 0.5]))  # moves the statistics of normalisation
+        rays = [[1, 0], [0.5, 0.5], [0, 1]]
+        return ConditionedNetwork(conditioned, rays, "weight", scale=scale), its_task
+
+    return make
+
+
+@pytest.mark.parametrize("scale", ["simplex", "sphere"])
+@NETWORKS
+def test_the_model_of_a_weight_conditioned_set_is_the_plain_network(weighted, network, scale):
+    pareto_set, its_task = weighted(network, scale)
+    model = pareto_set.materialize([0.2, 0.8])
+    assert type(model) is type(its_task.network())
+    assert list(model.state_dict()) == list(its_task.network().state_dict())
+    fed = torch.tensor([0.2, 0.8])
+    fed = fed / fed.norm() if scale == "sphere" else fed
+    expected = torch.cat(pareto_set.network.eval()(X, fed), dim=1)
+    torch.testing.assert_close(outputs(pareto_set, [0.2, 0.8]), expected)
+    digest = pareto_set.digest()
+    model.train()(X)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert pareto_set.digest() == digest
+
+
+@NETWORKS
+def test_a_weight_conditioned_set_is_stored_and_read_bit_for_bit(weighted, network, tmp_path):
+    before, its_task = weighted(network)
+    before.save(tmp_path)
+    stored = sum(t.numel() for t in before.network.state_dict().values())
+    assert before.stored_parameters == stored
+    torch.manual_seed(99)
+    after = base.load(tmp_path, its_task)
+    assert after.digest() == before.digest()
+    for preference in ([0.3, 0.7], *before.preferences):
+        assert torch.equal(outputs(after, preference), outputs(before, preference))
+    assert "shape" in refused(tmp_path, network)  # FiLM in its place
+
+
+def test_a_weight_conditioned_set_in_double_precision_takes_single_precision_inputs(weighted):
+    pareto_set, _ = weighted()
+    single = outputs(pareto_set, [0.3, 0.7])
+    pareto_set.network.double()
+    out = outputs(pareto_set, [0.3, 0.7])
+    assert out.dtype == torch.float64
+    torch.testing.assert_close(out.float(), single, rtol=1e-4, atol=1e-5)
+
+
+@NETWORKS
+def test_a_model_of_a_weight_conditioned_set_is_exported_for_the_plain_network(
+    weighted, network, tmp_path
+):
+    pareto_set, its_task = weighted(network)
+    done = export(pareto_set, [0.3, 0.7], tmp_path)
+    plain = its_task.network()
+    assert done.parameters == sum(p.numel() for p in plain.parameters())
+    load_model(plain, str(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        found = torch.cat(plain.eval()(X), dim=1)
+    assert torch.equal(found, outputs(pareto_set, [0.3, 0.7]))
 
 
 # ---------------------------------------------------------------------- files

@@ -79,13 +79,13 @@ class FiLM(nn.Module):
         available = [name for name, _ in self.network.named_modules() if name]
         if not names:
             raise ConfigError(
-                f"name the layers to modulate in model.conditioning.layers; there are {available}"
+                f"name the layers to modulate in conditioning.layers; there are {available}"
             )
         for name in names:
             if name not in available:
                 raise ConfigError(f"the network has no layer '{name}'{nearest(name, available)}")
         if len(set(names)) < len(names):
-            raise ConfigError(f"model.conditioning.layers names a layer twice: {names}")
+            raise ConfigError(f"conditioning.layers names a layer twice: {names}")
         # Inner layers first: once a block is wrapped, the names of what it holds have changed.
         wrapped: dict[str, _Modulated] = {}
         for name in sorted(names, key=lambda n: -n.count(".")):
@@ -145,7 +145,8 @@ class InputConditioning(nn.Module):
         super().__init__()
         if len(input_shape) != 1:
             raise ConfigError(
-                f"conditioning by input needs flat inputs, not {tuple(input_shape)}; use film"
+                f"conditioning=input takes flat inputs, not {tuple(input_shape)}; "
+                "use conditioning=film"
             )
         self.network = build_network(factory, (input_shape[0] + m,), output_sizes)
 

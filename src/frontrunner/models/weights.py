@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,13 +19,14 @@ from torch.func import functional_call
 
 from frontrunner.errors import ConfigError
 from frontrunner.models.conditioning import build_network
-from frontrunner.weights.networks import target_layers
+from frontrunner.weights.networks import named_state, target_layers
 
 
 class WeightConditioning(nn.Module, ABC):
     """A network with weights that are a function of the preference.
 
-    Buffers (of batch normalisation, say) are shared by all preferences.
+    Buffers (of batch normalisation, say), and weights that the network does not learn
+    (``requires_grad=False``), are shared by all preferences. Tied weights stay tied.
 
     Args:
         factory: makes the network to wrap.
@@ -43,12 +44,14 @@ class WeightConditioning(nn.Module, ABC):
         self.m = m
         self._factory = (factory, tuple(input_shape), tuple(output_sizes))
         network = build_network(*self._factory)
+        self._shared_names = [n for n, t in named_state(network).items() if not _learns(t)]
+        for i, name in enumerate(self._shared_names):
+            tensor = named_state(network)[name].detach().clone()
+            self.register_buffer(f"shared_{i}", tensor)
         self._prepare(network)
         # In a tuple, so that it is no submodule: of the network only its structure is used.
-        self._structure = (copy.deepcopy(network).to("meta"),)
-        self._buffer_names = [name for name, _ in network.named_buffers()]
-        for i, name in enumerate(self._buffer_names):
-            self.register_buffer(f"shared_{i}", network.get_buffer(name).clone())
+        empty = {n: torch.empty_like(t, device="meta") for n, t in named_state(network).items()}
+        self._structure = (_with_tensors(network, empty),)
 
     @abstractmethod
     def _prepare(self, network: nn.Module) -> None:
@@ -56,28 +59,58 @@ class WeightConditioning(nn.Module, ABC):
 
     @abstractmethod
     def weights(self, preference: Tensor) -> dict[str, Tensor]:
-        """The network's parameters by name, for a preference (m,)."""
+        """The network's parameters that depend on a preference (m,), by name."""
 
-    def _buffers_by_name(self) -> dict[str, Tensor]:
-        return {name: getattr(self, f"shared_{i}") for i, name in enumerate(self._buffer_names)}
+    def shared(self) -> dict[str, Tensor]:
+        """The network's tensors that are the same for all preferences, by name."""
+        return {name: getattr(self, f"shared_{i}") for i, name in enumerate(self._shared_names)}
 
     def forward(self, inputs: Tensor, preference: Tensor) -> Any:
         """(B, *input_shape) and (m,) -> what the network returns."""
-        state = self.weights(preference) | self._buffers_by_name()
+        state = self.shared() | self.weights(preference)
         return functional_call(self._structure[0], state, (inputs,))
 
     @torch.no_grad()
     def folded(self, preference: Tensor) -> nn.Module:
-        """The wrapped network with the weights of a preference (m,), in evaluation mode."""
-        state = self.weights(preference) | self._buffers_by_name()
-        network = build_network(*self._factory)
-        like = next(iter(state.values()))
-        network.to(like.device, like.dtype).load_state_dict(state, strict=False)
+        """A network of its own with the weights of a preference (m,), in evaluation mode."""
+        state = self.shared() | self.weights(preference)
+        network = _with_tensors(self._structure[0], {n: t.clone() for n, t in state.items()})
         return network.eval()
 
     def train(self, mode: bool = True) -> WeightConditioning:
         self._structure[0].train(mode)
         return super().train(mode)
+
+
+def _learns(tensor: Tensor) -> bool:
+    return tensor.requires_grad and tensor.numel() > 0
+
+
+def _learning(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are to depend on the preference.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = {name: p for name, p in network.named_parameters() if _learns(p)}
+    if not found:
+        raise ConfigError(
+            "every weight of the network is frozen, so that none can depend on the preference: "
+            "set conditioning=film or conditioning=low_rank"
+        )
+    return found
+
+
+def _with_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network that has other tensors, those of `named_state`; its own are not copied,
+    and what is tied stays tied."""
+    memo: dict[int, Any] = {}
+    for name, tensor in named_state(network).items():
+        new: Tensor = tensors[name].detach()
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = new
+    return copy.deepcopy(network, memo)
 
 
 class Ensemble(WeightConditioning):
@@ -104,7 +137,7 @@ class Ensemble(WeightConditioning):
         members = [network]
         for _ in range(self.m - 1):
             members.append(build_network(*self._factory) if self._apart else network)
-        self._names = [name for name, _ in network.named_parameters()]
+        self._names = list(_learning(network))
         self.members = nn.ParameterList(
             torch.stack([member.get_parameter(name).detach() for member in members])
             for name in self._names
@@ -120,10 +153,10 @@ class Ensemble(WeightConditioning):
 class LowRankUpdates(WeightConditioning):
     """θ_l(λ) = θ_0,l + s Σ_i λ_i B_il A_il: one network, and a low-rank update for each objective.
 
-    A convolution's kernel counts as a matrix (out, in · height · width). What is not updated
-    (biases, normalisation) is the same for all preferences. B starts at 0, so that every preference
-    starts from the same network. Source: Chen & Kwok, "Efficient Pareto manifold learning with
-    low-rank structure", ICML 2024 (LORPMAN).
+    A convolution's kernel counts as a matrix (out, in · height · width), and a weight that several
+    layers share is updated once. What is not updated (biases, normalisation) is the same for all
+    preferences. B starts at 0, so that every preference starts from the same network. Source: Chen
+    & Kwok, "Efficient Pareto manifold learning with low-rank structure", ICML 2024 (LORPMAN).
 
     Args:
         rank: r of each B (out, r) and A (r, in); at most what the layer allows.
@@ -134,7 +167,7 @@ class LowRankUpdates(WeightConditioning):
         frozen: whether θ_0 is held as it is, so that training moves A and B alone.
 
     Raises:
-        ConfigError: no layer of that name, or a rank below 1.
+        ConfigError: no layer of that name, a rank below 1, or a scale of 0 or less.
     """
 
     def __init__(
@@ -149,26 +182,29 @@ class LowRankUpdates(WeightConditioning):
     ) -> None:
         if not isinstance(rank, int) or rank < 1:
             raise ConfigError(f"conditioning.rank={rank} must be a whole number of at least 1")
-        self._rank, self._patterns = rank, list(layers)
+        if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise ConfigError(f"conditioning.scale={scale} must be more than 0")
+        self._rank = rank
+        self._patterns = [layers] if isinstance(layers, str) else list(layers)
+        if not self._patterns:
+            raise ConfigError("conditioning.layers is empty; '*' is every layer")
         self.scale, self.frozen = float(scale), False
         super().__init__(factory, input_shape, output_sizes, m)
 
     def _prepare(self, network: nn.Module) -> None:
-        self._names = [name for name, _ in network.named_parameters()]
-        self.base = nn.ParameterList(
-            nn.Parameter(parameter.detach().clone()) for parameter in network.parameters()
-        )
-        shapes = target_layers(network, self._patterns, "conditioning.layers")
-        self._updated = [f"{name}.weight" for name in shapes]
+        learning = {name: p for name, p in network.named_parameters() if _learns(p)}
+        self._names = list(learning)
+        self.base = nn.ParameterList(nn.Parameter(p.detach().clone()) for p in learning.values())
+        self._updated = _weights_of(network, self._patterns)
         self.a, self.b = nn.ParameterList(), nn.ParameterList()
-        for rows, columns in shapes.values():
+        for rows, columns in self._updated.values():
             r = min(self._rank, rows, columns)
             self.a.append(torch.randn(self.m, r, columns) / math.sqrt(columns))
             self.b.append(torch.zeros(self.m, rows, r))
 
     def weights(self, preference: Tensor) -> dict[str, Tensor]:
         base = [w.detach() if self.frozen else w for w in self.base]
-        found: dict[str, Tensor] = dict(zip(self._names, base, strict=True))
+        found = self.shared() | dict(zip(self._names, base, strict=True))
         for name, a, b in zip(self._updated, self.a, self.b, strict=True):
             # Σ_i λ_i B_i A_i as one product of the factors side by side.
             left = (preference[:, None, None] * b).movedim(0, 1).flatten(1)
@@ -199,6 +235,24 @@ class LowRankUpdates(WeightConditioning):
         return total / len(self.a)
 
 
+def _weights_of(network: nn.Module, patterns: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The weights of layers that match a pattern, under the first name of each, with (out, in)."""
+    names = {id(p): name for name, p in network.named_parameters()}
+    found = {}
+    for layer, shape in target_layers(network, patterns, "conditioning.layers").items():
+        weight = network.get_submodule(layer).weight
+        if id(weight) not in names:
+            raise ConfigError(
+                f"conditioning.layers: the weight of '{layer}' is no parameter of its own "
+                "(parametrized?); leave this layer out"
+            )
+        if min(shape) > 0:
+            found[names[id(weight)]] = shape
+    if not found:
+        raise ConfigError("conditioning.layers: only layers without weights are named")
+    return found
+
+
 class HyperNetwork(WeightConditioning):
     """A network that makes another's weights: θ(λ) = heads(trunk(λ)).
 
@@ -227,8 +281,11 @@ class HyperNetwork(WeightConditioning):
     ) -> None:
         if start not in ("published", "network"):
             raise ConfigError(f"conditioning.start={start} is not one of published, network")
-        if hidden < 1 or depth < 1:
-            raise ConfigError("conditioning.hidden and conditioning.depth must be at least 1")
+        for name, value in (("hidden", hidden), ("depth", depth)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(
+                    f"conditioning.{name}={value} must be a whole number of at least 1"
+                )
         self._sizes, self._start = (hidden, depth), start
         super().__init__(factory, input_shape, output_sizes, m)
 
@@ -238,12 +295,12 @@ class HyperNetwork(WeightConditioning):
         for _ in range(depth - 1):
             trunk += [nn.ReLU(), nn.Linear(hidden, hidden)]
         self.trunk = nn.Sequential(*trunk)
-        named = list(network.named_parameters())
-        self._shapes = {name: parameter.shape for name, parameter in named}
-        self.heads = nn.ModuleList(nn.Linear(hidden, p.numel()) for _, p in named)
+        learning = _learning(network)
+        self._shapes = {name: parameter.shape for name, parameter in learning.items()}
+        self.heads = nn.ModuleList(nn.Linear(hidden, p.numel()) for p in learning.values())
         if self._start == "network":
             with torch.no_grad():
-                for head, (_, parameter) in zip(self.heads, named, strict=True):
+                for head, parameter in zip(self.heads, learning.values(), strict=True):
                     head.bias.copy_(parameter.flatten())  # type: ignore[operator]
                     scale = 0.1 * parameter.std(correction=0).nan_to_num() + 1e-3
                     head.weight.mul_(scale)  # type: ignore[operator]

@@ -64,6 +64,8 @@ def target_layers(
         if isinstance(layer, nn.Linear)
         or (isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros")
     }
+    if patterns and not shapes:
+        raise ConfigError(f"{key}: the network has no linear or convolution layer")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in shapes):
             raise ConfigError(

@@ -7,6 +7,8 @@ channels (``conditioning=channels``), so that every method of a comparison share
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -71,13 +73,13 @@ class _CosmosLearner(PreferenceLearner):
         super().__init__(task, method.training, vectors, method.seed, kind)
         self._method = method
 
-    def drawn(self, step: int) -> Tensor:
+    def drawn(self, step: int, among: Sequence[int] | None = None) -> Tensor:
         if self._method.sampling == "dirichlet":
-            return super().drawn(step)
+            return super().drawn(step, among)
         k = self._training.vectors_per_step
         chosen = self._preferences[(torch.arange(k) + step * k) % len(self._preferences)]
         like = next(self.network.parameters())
-        return torch.as_tensor(chosen, dtype=torch.float32, device=like.device)
+        return torch.as_tensor(chosen, dtype=like.dtype, device=like.device)
 
     def loss(self, f: Tensor, r: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor | float]]:
         return scalarization.cosmos(f, r, self._method.cosine_weight).mean(), {}

@@ -6,6 +6,7 @@ the paper leaves open here is on docs/methods/learning.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from frontrunner.methods.learning.pamal import PaMaL, PaMaLLearner
 from frontrunner.methods.learning.training import Training, train
 from frontrunner.models.weights import LowRankUpdates
 from frontrunner.pareto_sets.base import ParetoSet
+from frontrunner.runner.learner import Update
 from frontrunner.runner.runner import Runner
 from frontrunner.seeds import generator
 from frontrunner.tasks.base import Batch, Task
@@ -82,33 +84,26 @@ class _LorpmanLearner(PaMaLLearner):
         super().__init__(task, method)
         self._lorpman = method
 
-    def objectives(self, step: int) -> Tensor | None:
-        """The objectives that a step looks at, (sampled,); None for all."""
+    def objectives(self, step: int) -> list[int]:
+        """The objectives that a step looks at."""
         m, sampled = self._task.m, self._lorpman.sampled
         if m <= sampled:
-            return None
-        return torch.randperm(m, generator=generator(self._seed, "objectives", step))[:sampled]
+            return list(range(m))
+        stream = generator(self._seed, "objectives", step)
+        return sorted(torch.randperm(m, generator=stream)[:sampled].tolist())
 
-    def drawn(self, step: int) -> Tensor:
-        r, chosen = super().drawn(step), self.objectives(step)
-        if chosen is None:
-            return r
-        kept = torch.zeros_like(r)
-        kept[:, chosen] = r[:, chosen]
-        return kept / kept.sum(1, keepdim=True).clamp_min(1e-12)
+    def drawn(self, step: int, among: Sequence[int] | None = None) -> Tensor:
+        return super().drawn(step, self.objectives(step) if among is None else among)
 
-    def update(self, batch: Batch, step: int) -> Any:
+    def update(self, batch: Batch, step: int) -> Update:
         self.network.frozen = step >= self._lorpman.freeze * self._training.steps
         return super().update(batch, step)
 
     def loss(self, f: Tensor, r: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor | float]]:
         chosen = self.objectives(step)
-        if chosen is not None:
-            f, r = f[:, chosen], r[:, chosen]
-        total, log = super().loss(f, r, step)
+        total, log = super().loss(f[:, chosen], r[:, chosen], step)
         if self._lorpman.orthogonality == 0:
             return total, log
-        objectives = None if chosen is None else chosen.tolist()
-        overlap = self.network.overlap(objectives, self._lorpman.overlap)
+        overlap = self.network.overlap(chosen, self._lorpman.overlap)
         log["train/overlap"] = overlap.detach()
         return total + self._lorpman.orthogonality * overlap, log

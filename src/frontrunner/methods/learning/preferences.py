@@ -4,6 +4,7 @@ minimised."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -62,12 +63,17 @@ class PreferenceLearner(Learner):
     def optimizers(self) -> dict[str, Optimizer]:
         return {"weights": self._training.optimize(self.network.parameters())}
 
-    def drawn(self, step: int) -> Tensor:
-        """The preferences (k, m) of a step."""
+    def drawn(self, step: int, among: Sequence[int] | None = None) -> Tensor:
+        """The preferences (k, m) of a step; 0 but for the objectives ``among``, if these are given.
+
+        What a Dirichlet distribution leaves to some of its entries is a Dirichlet distribution too.
+        """
         rng = np.random.default_rng(derive(self._seed, "preference", step))
-        drawn = rng.dirichlet(self._alpha, size=self._training.vectors_per_step)
+        chosen = list(range(self._task.m)) if among is None else list(among)
+        drawn = np.zeros((self._training.vectors_per_step, self._task.m))
+        drawn[:, chosen] = rng.dirichlet(self._alpha[chosen], size=len(drawn))
         like = next(self.network.parameters())
-        return torch.as_tensor(drawn, dtype=torch.float32, device=like.device)
+        return torch.as_tensor(drawn, dtype=like.dtype, device=like.device)
 
     def update(self, batch: Batch, step: int) -> Update:
         r = self.drawn(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -131,18 +132,11 @@ def objectives_at(
     batch: Batch,
     noise: tuple[float, torch.Generator] | None = None,
 ) -> Tensor:
-    """Objectives (k, m) of a conditioned network at k preferences (k, m), in one vectorised pass.
+    """Objectives (k, m) of a conditioned network at k preferences (k, m).
 
     ``noise`` is the standard deviation, and the source, of Gaussian noise added to the outputs.
     """
-
-    def at(preference: Tensor) -> Any:
-        return network(batch[0], preference)
-
-    if len(preferences) == 1:
-        outputs = tree_map(lambda t: t[None], at(preferences[0]))
-    else:
-        outputs = torch.vmap(at)(preferences)
+    outputs = outputs_at(network, preferences, batch[0])
     if noise is not None:
         scale, source = noise
         outputs = tree_map(
@@ -151,6 +145,30 @@ def objectives_at(
     if len(preferences) == 1:
         return task.losses(tree_map(lambda t: t[0], outputs), batch)[None]
     return torch.vmap(lambda o: task.losses(o, batch))(outputs)
+
+
+# Networks that refused to be vectorised over preferences.
+_ONE_BY_ONE: WeakSet[nn.Module] = WeakSet()
+
+
+def outputs_at(network: nn.Module, preferences: Tensor, inputs: Tensor) -> Any:
+    """What a conditioned network returns at preferences (k, m), each tensor with k in front.
+
+    One vectorised pass where the network allows it, else a loop: batch normalisation changes its
+    statistics in place as it trains, and some networks branch on their data. The results agree to
+    rounding.
+    """
+    if len(preferences) > 1 and network not in _ONE_BY_ONE:
+        # A refused attempt may have changed buffers before it was refused.
+        before = [buffer.clone() for buffer in network.buffers()]
+        try:
+            return torch.vmap(lambda p: network(inputs, p), randomness="different")(preferences)
+        except RuntimeError:
+            for buffer, value in zip(network.buffers(), before, strict=True):
+                buffer.copy_(value)
+            _ONE_BY_ONE.add(network)
+    each = [network(inputs, preference) for preference in preferences]
+    return tree_map(lambda *tensors: torch.stack(tensors), *each)
 
 
 def train(
