@@ -195,8 +195,8 @@ def methods(study: Study) -> tuple[str, Rows]:
         f"Accuracy on the test split. {_setting(study)} Cost is the share of training on all data, "
         "in passes over samples; both it and the seconds have selections and checks in them. "
         "Updates are selections after the first. A model failed if neither its loss nor its error "
-        "on validation data is a tenth below that of the best constant answer; it is counted in the "
-        "mean all the same."
+        "on validation data is a tenth below that of the best constant answer; it is counted in "
+        "the mean all the same."
     )
     head = ["budget", "method", "accuracy %", "cost", "s", "of them selecting", "updates", "failed"]
     return _table(intro, head, lines), rows
