@@ -131,7 +131,7 @@ def same_weights(one, other):
 @pytest.mark.parametrize("select", ["gradmatch", "craig", "glister", "kcenter", "random"])
 def test_a_tenth_of_the_data_does(select):
     training, module, trainer = fit(training_of(select=select), epochs=12)
-    assert accuracy(module) > 0.8  # by chance it would be 0.25
+    assert accuracy(module) > 0.7  # by chance it would be 0.25
     assert len(module.batches) == trainer.global_step == 12 * 2  # 24 samples by 16
     drawn = {tuple(x) for batch in module.batches[-2:] for x in batch.tolist()}
     chosen = {tuple(x) for x in draw_blobs(TRAIN, 0).tensors[0][training.coreset.indices].tolist()}
