@@ -1,0 +1,176 @@
+"""Reproduce what the pages of the learning methods claim; every table is printed here.
+
+    python experiments/learning_fronts/reproduce.py [known] [--problems …] [--methods …] [--seeds N]
+
+``known`` holds every method of conf/method/learning against fronts in closed form. Runs that exist
+are not run again. Tables go to standard output, and with every figure behind them to
+experiments/learning_fronts/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import frontrunner
+from frontrunner import config
+from frontrunner.errors import FrontrunnerError
+from frontrunner.front import indicators, text
+
+HERE = Path(__file__).parent
+Rows = list[dict[str, Any]]
+
+QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
+PROBLEMS = {"zdt1": 15, "zdt2": 15, "zdt3": 15, "vlmop2": 15, "dtlz2": 15, "maf1": 36}  # points
+TRUTH = 2000  # points of the true front that IGD+ is measured to
+
+# What a method is run with where that is not its configuration alone.
+OWN = {"gmooar": ["experiment=gmooar_synthetic"]}
+# ZDT3 has negative values: rays, cones and weighted maxima start at a lower bound.
+FROM_BELOW = ("chebyshev", "epo", "pareto_mtl", "psl", "smooth_chebyshev")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Attributes: the problems, the methods, the number of seeds, and the folder of runs."""
+
+    problems: Sequence[str]
+    methods: Sequence[str]
+    seeds: int
+    output: Path
+
+    def run(self, problem: str, method: str, seed: int) -> frontrunner.Run:
+        """A run of the task's own budget; a finished one is read."""
+        print(f"  {problem}, seed {seed}: {method}", file=sys.stderr, flush=True)
+        words = [*OWN.get(method, ["task=synthetic"]), f"method=learning/{method}"]
+        words += [f"task.problem={problem}", f"points={PROBLEMS[problem]}"]
+        if problem == "zdt3" and method in FROM_BELOW:
+            words.append("method.ideal=[0,-0.8]")
+        return frontrunner.run([*words, *QUIET, f"seed={seed}", f"output={self.output}"])
+
+
+def main() -> int:
+    """Print the tables asked for."""
+    tables: dict[str, Callable[[Study], tuple[str, Rows]]] = {"known": known}
+    there = methods()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=[])
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--methods", nargs="+", choices=there, default=there)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("runs/experiments/learning_fronts"))
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    study = Study(options.problems, options.methods, options.seeds, options.output)
+    for name in options.tables or tables:
+        start = time.perf_counter()
+        try:
+            table, rows = tables[name](study)
+        except FrontrunnerError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        words = [name, "--seeds", str(study.seeds)]
+        if list(study.problems) != list(PROBLEMS):
+            words += ["--problems", *study.problems]
+        if list(study.methods) != there:
+            words += ["--methods", *study.methods]
+        command = f"python experiments/learning_fronts/reproduce.py {' '.join(words)}"
+        table = f"<!-- {command} -->\n\n{table}\n"
+        options.results.mkdir(parents=True, exist_ok=True)
+        path = options.results / name
+        path.with_suffix(".md").write_text(table, encoding="utf-8")
+        facts = json.dumps({"command": command, "rows": rows}, indent=1)
+        path.with_suffix(".json").write_text(facts + "\n", encoding="utf-8")
+        print(table, flush=True)
+        print(f"({name}: {time.perf_counter() - start:.0f} s)", file=sys.stderr)
+    return 0
+
+
+def methods() -> list[str]:
+    """The methods that learn fronts, by name."""
+    return sorted(path.stem for path in (config.conf_dir() / "method" / "learning").glob("*.yaml"))
+
+
+def known(study: Study) -> tuple[str, Rows]:
+    """IGD+ and hypervolume relative to the true front, problem by problem."""
+    tables, rows = [], []
+    for problem in study.problems:
+        lines = []
+        for method in study.methods:
+            runs = [study.run(problem, method, seed) for seed in range(study.seeds)]
+            found = [_measured(problem, method, run) for run in runs]
+            rows += found
+            lines.append([method, *_cells(found)])
+        head = ["method", "hypervolume %", "IGD+", "of its points non-dominated", "s", "made do"]
+        tables.append(f"{_intro(problem)}\n\n{text.grid(head, lines, markdown=True)}")
+    intro = (
+        f"Mean ± standard deviation over seeds 0-{study.seeds - 1}, all with the budget of "
+        "`training=synthetic`. Hypervolume at 1.1 per objective, in % of that of the whole true "
+        f"front; IGD+ to {TRUTH} points of it. Made do: how often, in a thousand, a network's step "
+        "was not what its method asks for (no gradient, or no solution of its program)."
+    )
+    return "\n\n".join([intro, *tables]), rows
+
+
+# ---------------------------------------------------------------------- pieces
+
+
+def _intro(problem: str) -> str:
+    from frontrunner.tasks.problems import problem as build
+
+    analytic, points = build(problem), PROBLEMS[problem]
+    line = f"**{problem}**, {points} points"
+    if analytic.m > 2:
+        return f"{line}."
+    z = analytic.reference_point
+    best = 100 * analytic.best_hypervolume(points, z) / analytic.hypervolume(z)
+    return f"{line}; the best that as many can have is {best:.2f} %."
+
+
+def _measured(problem: str, method: str, run: frontrunner.Run) -> dict[str, Any]:
+    analytic, front = run.task.problem, run.front  # type: ignore[attr-defined]
+    z = analytic.reference_point
+    counted = run.record["switches"].get("fallbacks", {})
+    steps = run.record["cost"]["steps"] * len(front.values)
+    return {
+        "problem": problem,
+        "method": method,
+        "seed": run.record["seed"],
+        "hypervolume": 100 * front.hypervolume(z) / analytic.hypervolume(z),
+        "igd_plus": indicators.igd_plus(front.minimised, analytic.front(TRUTH)),
+        "nondominated": int(front.nondominated().sum()),
+        "points": len(front.values),
+        "seconds": run.record["cost"]["seconds"],
+        "fallbacks": counted,
+        "made_do": 1000 * sum(counted.values()) / steps,
+    }
+
+
+def _cells(found: Rows) -> list[str]:
+    def spread(name: str, digits: int) -> str:
+        values = [row[name] for row in found]
+        deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.{digits}f}{deviation}"
+
+    alive = np.mean([row["nondominated"] for row in found])
+    return [
+        spread("hypervolume", 2),
+        spread("igd_plus", 4),
+        f"{alive:.1f} of {found[0]['points']}",
+        f"{np.mean([row['seconds'] for row in found]):.0f}",
+        f"{np.mean([row['made_do'] for row in found]):.0f}",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
