@@ -113,7 +113,7 @@ def trainable(task: Task, *, conditioned: bool = False) -> None:
         )
     if conditioned:
         if task.model is None or task.model.conditioning is None:
-            raise ConfigError("this method needs a model with conditioning (model.conditioning)")
+            raise ConfigError("this method needs a model with conditioning: set conditioning=film")
         task.conditioned_network()  # refuses a network that it cannot condition
 
 
