@@ -156,3 +156,8 @@ def test_simplex_and_sphere_keep_the_direction() -> None:
 def test_validating_twice_changes_no_bit():
     once = preferences.validate(preferences.dirichlet(2, 2000, 1.0, seed=5) * (1 + 5e-7), 2)
     np.testing.assert_array_equal(preferences.validate(once, 2), once)
+
+
+def test_a_lattice_of_two_objectives_has_any_number_of_points():
+    assert grid(2, 1000).shape == (1000, 2)
+    assert grid(10, 55).shape == (55, 10)

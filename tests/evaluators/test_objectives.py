@@ -160,3 +160,19 @@ def test_check_refuses_what_could_only_fail_after_training(task):
     with pytest.raises(ConfigError, match="has no accuracies"):
         Objectives("accuracies").check(Synthetic("zdt1"))
     Objectives("accuracies", points=7, reference_point=[0.1, 0.1]).check(task)
+
+
+@pytest.mark.parametrize("what", ["losses", "accuracies"])
+@pytest.mark.parametrize("together", [2, 4, 100])
+def test_preferences_of_one_pass_score_as_one_by_one(what, together, task, pareto_set, tmp_path):
+    alone = Objectives(what, points=11).evaluate(pareto_set, task)
+    log = PointLog(tmp_path / "points.jsonl", "key", 2, 2)
+    passes = Objectives(what, points=11, together=together, batch_size=20)
+    at_once = passes.evaluate(pareto_set, task, log)
+    np.testing.assert_allclose(at_once.values, alone.values, atol=1e-5)
+    assert sorted(log.done()) == list(range(11))
+
+
+def test_preferences_per_pass_are_at_least_one():
+    with pytest.raises(ConfigError, match=r"evaluator\.together"):
+        Objectives(together=0)
