@@ -159,5 +159,5 @@ def test_validating_twice_changes_no_bit():
 
 
 def test_a_lattice_of_two_objectives_has_any_number_of_points():
-    assert grid(2, 1000).shape == (1000, 2)
-    assert grid(10, 55).shape == (55, 10)
+    assert preferences.grid(2, 1000).shape == (1000, 2)
+    assert preferences.grid(10, 55).shape == (55, 10)
