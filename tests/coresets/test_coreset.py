@@ -166,6 +166,8 @@ class Sequence:
     [
         # What is measured: at the checks; after selections only where it is compared with.
         ("relative_drop", [1.0, 0.9, 0.6, 2.0, 1.5, 1.3], [0, 4, 8]),
+        # After the first selection it rises: the fall from 0.9 to 0.6 counts, which is above 0.1.
+        ("peak_drop", [0.1, 0.9, 0.6, 2.0, 1.5, 1.3], [0, 4, 8]),
         ("absolute_below", [0.9, 0.2, 0.1, 1.0], [0, 4, 6]),
         ("absolute_above", [0.2, 0.6, 0.1, 0.9], [0, 4, 8]),
     ],
@@ -179,7 +181,7 @@ def test_it_chooses_when_the_trigger_fires(blobs, monkeypatch, rule, measured, s
     assert [e["epoch"] for e in coreset.history if e["selected"]] == selected_at
     assert coreset.updates == len(selected_at) - 1
     assert coreset.checks == 4  # epochs 2, 4, 6 and 8
-    first = 1 if rule == "relative_drop" else 0
+    first = 1 if rule in ("relative_drop", "peak_drop") else 0
     seen = [e["snr"][0] for e in coreset.history if e["checked"]]
     assert seen[:2] == measured[first : first + 2]
     assert all(("snr_after" in e) == bool(first and e["selected"]) for e in coreset.history)

@@ -19,19 +19,26 @@ def recorded(epochs=120, seed=0):
 
 def updates(trigger, snrs, fresh=0.2):
     """Selections after the first, where each lifts the SNR by ``fresh`` for its own epoch."""
-    count, selected = 0, snrs[0] + fresh
+    count, before = 0, snrs[0] + fresh
     for epoch in range(1, len(snrs)):
         if not trigger.due(epoch, 0, len(snrs), 0):
             continue
-        if trigger.fires([snrs[epoch]], [selected], [1.0], [1.0]):
-            count, selected = count + 1, snrs[epoch] + fresh
+        if trigger.fires([snrs[epoch]], [before], [1.0], [1.0]):
+            count, before = count + 1, snrs[epoch] + fresh
+        elif trigger.rule == "peak_drop":
+            before = max(before, snrs[epoch])
     return count
 
 
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize(
     ("rule", "rises"),
-    [("absolute_below", True), ("absolute_above", False), ("relative_drop", False)],
+    [
+        ("absolute_below", True),
+        ("absolute_above", False),
+        ("relative_drop", False),
+        ("peak_drop", False),
+    ],
 )
 def test_updates_are_monotone_in_the_threshold(rule, rises, every):
     for seed in range(3):
@@ -54,6 +61,8 @@ def test_updates_are_monotone_in_the_threshold(rule, rises, every):
         ("relative_drop", 3.0, math.inf, True),
         ("relative_drop", math.inf, math.inf, False),
         ("relative_drop", 0.0, 0.0, False),
+        ("peak_drop", 0.69, 1.0, True),
+        ("peak_drop", 0.71, 1.0, False),
     ],
 )
 def test_rules_by_snr(rule, now, before, fires):
@@ -74,6 +83,7 @@ def test_a_rule_by_loss_fires_when_it_has_fallen():
         ("absolute_below", [1.0, 0.2], [1.0, 1.0]),
         ("absolute_above", [0.2, 1.0], [1.0, 1.0]),
         ("relative_drop", [0.9, 0.5], [1.0, 1.0]),
+        ("peak_drop", [0.9, 0.5], [1.0, 1.0]),
         ("loss", [0.9, 0.9], [1.0, 0.5]),
     ],
 )

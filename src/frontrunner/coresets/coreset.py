@@ -166,13 +166,8 @@ class Coreset:
             if self.trigger.measures:
                 measured = self._measure(pool)
                 entry |= {"checked": True, **measured}
-                last = self._selected()
-                wanted = self.trigger.fires(
-                    measured["snr"],
-                    last.get("snr_after", []),
-                    measured["loss"],
-                    last.get("loss_after", []),
-                )
+                before = self._before()
+                wanted = self.trigger.fires(measured["snr"], before[0], measured["loss"], before[1])
         auditing = self.audit > 0 and (epoch - self.first) % self.audit == 0
         if auditing and self.indices is not None:
             if "snr" not in entry:
@@ -218,8 +213,13 @@ class Coreset:
 
     # ------------------------------------------------------------------ measuring and choosing
 
-    def _selected(self) -> dict[str, Any]:
-        return next(entry for entry in reversed(self.history) if entry["selected"])
+    def _before(self) -> tuple[list[float], list[float]]:
+        """Signal-to-noise ratios and losses that the trigger compares with."""
+        last = max(i for i, entry in enumerate(self.history) if entry["selected"])
+        snrs = [self.history[last].get("snr_after", [])]
+        if self.trigger.rule == "peak_drop":  # not those of an audit, which must decide nothing
+            snrs += [entry["snr"] for entry in self.history[last + 1 :] if entry["checked"]]
+        return [max(of) for of in zip(*snrs, strict=True)], self.history[last].get("loss_after", [])
 
     def _measure(self, pool: Pool, purpose: str = "check") -> dict[str, list[float]]:
         """Signal-to-noise ratio and loss of each objective on the coreset."""

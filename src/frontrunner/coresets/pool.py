@@ -105,7 +105,7 @@ class Pool:
         *,
         device: torch.device | str = "cpu",
         heads: Sequence[str] | None = None,
-        batch_size: int = 1024,
+        batch_size: int = 256,
         validation: Pool | None = None,
         share: tuple[int, int, Callable[[Tensor], list[Tensor]]] | None = None,
     ) -> None:

@@ -3,7 +3,9 @@
 Source of the rules by SNR: Cheng et al., ERACS, NeurIPS 2025, which contradicts itself about their
 direction: Algorithm 1 re-selects when the SNR falls below τ (``absolute_below``), §5.1 when it is
 above (``absolute_above``), and Table 3 has more updates for smaller τ, as a rule on the fall since
-the last selection has (``relative_drop``, our reconstruction).
+the last selection has (``relative_drop``, our reconstruction). ``peak_drop`` is ours as well: the
+SNR of a coreset that an untrained network chose starts low and rises first, and a fall from there
+would never be seen.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from frontrunner.errors import ConfigError, nearest
 from frontrunner.seeds import generator
 
-BY_SNR = ("absolute_below", "relative_drop", "absolute_above")
+BY_SNR = ("absolute_below", "relative_drop", "peak_drop", "absolute_above")
 RULES = (*BY_SNR, "loss", "interval", "random", "never")
 
 
@@ -24,9 +26,10 @@ class Trigger:
 
     Args:
         rule: ``absolute_below`` (SNR < τ), ``relative_drop`` (1 − SNR / SNR after the last
-            selection > τ), ``absolute_above`` (SNR > τ), ``loss`` (1 − loss / loss after the last
-            selection > τ, of the coreset), ``interval`` (every so many epochs), ``random``
-            (``count`` epochs drawn at random) or ``never``.
+            selection > τ), ``peak_drop`` (1 − SNR / the largest SNR since the last selection > τ),
+            ``absolute_above`` (SNR > τ), ``loss`` (1 − loss / loss after the last selection > τ, of
+            the coreset), ``interval`` (every so many epochs), ``random`` (``count`` epochs drawn at
+            random) or ``never``.
         threshold: τ.
         every: epochs between checks, the paper's C; of ``interval``, between selections.
         count: of ``random``, how many selections after the first; of ``interval``, the same evenly
@@ -63,7 +66,7 @@ class Trigger:
     @property
     def compares(self) -> bool:
         """Whether it is compared with what was measured just after the last selection."""
-        return self.rule in ("relative_drop", "loss")
+        return self.rule in ("relative_drop", "peak_drop", "loss")
 
     def due(self, epoch: int, first: int, epochs: int, seed: int) -> bool:
         """Whether ``epoch`` (counted from 0) is one to look at; ``first`` is that of the first
@@ -88,26 +91,27 @@ class Trigger:
     def fires(
         self,
         snr: Sequence[float],
-        snr_selected: Sequence[float],
+        snr_before: Sequence[float],
         loss: Sequence[float],
-        loss_selected: Sequence[float],
+        loss_before: Sequence[float],
     ) -> bool:
         """Whether to choose again, by the worst objective; always, for a rule that measures
         nothing.
 
         Args:
             snr, loss: of each objective on the coreset, now.
-            snr_selected, loss_selected: the same just after the last selection.
+            snr_before, loss_before: what they are compared with: the same just after the last
+                selection, and for ``peak_drop`` the largest SNR since then.
         """
         t = self.threshold
         if self.rule == "absolute_below":
             return any(x < t for x in snr)
         if self.rule == "absolute_above":
             return any(x > t for x in snr)
-        if self.rule == "relative_drop":
-            return any(_fall(x, before) > t for x, before in zip(snr, snr_selected, strict=True))
+        if self.rule in ("relative_drop", "peak_drop"):
+            return any(_fall(x, before) > t for x, before in zip(snr, snr_before, strict=True))
         if self.rule == "loss":
-            return any(_fall(x, before) > t for x, before in zip(loss, loss_selected, strict=True))
+            return any(_fall(x, before) > t for x, before in zip(loss, loss_before, strict=True))
         return True
 
 

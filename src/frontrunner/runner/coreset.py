@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -132,6 +133,9 @@ class CoresetCallback(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        # The first step of any optimiser imports it, which may take as long as a small training:
+        # seconds that no coreset costs.
+        importlib.import_module("torch._dynamo")
         self._trainer, self._module, self._pool = trainer, pl_module, None
         # A checkpoint is read after this. Without one, an earlier training's coreset is forgotten.
         if trainer.current_epoch == 0 and self.coreset.epoch >= 0:
