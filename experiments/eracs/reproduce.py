@@ -2,11 +2,13 @@
 
     python experiments/eracs/reproduce.py [methods timing equal_cost grid] [--setting S] [--seeds N]
 
-Settings are ``digits`` (embedded), ``digits_noisy`` (20 % of training labels wrong),
-``digits_rare`` (the rarest class has 2 % of the images of the most frequent), ``digits_short`` (a
-quarter of the epochs) and ``mnist`` (10,000 images under $FRONTRUNNER_DATA, a small ResNet, 20
-epochs). Runs that exist are not run again. Tables go to standard output, and with every figure
-behind them to experiments/eracs/results/.
+Settings are ``digits`` (embedded, 80 epochs), ``digits_noisy`` (20 % of training labels wrong),
+``digits_rare`` (the rarest class has 2 % of the images of the most frequent), ``digits_short`` (20
+epochs) and ``mnist`` (10,000 images under $FRONTRUNNER_DATA, a small ResNet, 20 epochs). Of the
+last four fewer methods are run, and of 20 epochs every 2nd is checked instead of every 3rd, and a
+coreset chosen at fixed times is chosen at every 5th instead of every 20th. Runs that exist are not
+run again. Tables go to standard output, and with every figure behind them to
+experiments/eracs/results/.
 """
 
 from __future__ import annotations
@@ -34,14 +36,7 @@ Array = NDArray[np.float64]
 Rows = list[dict[str, Any]]
 
 QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
-SETTINGS = {
-    "digits": ["task=digits_full"],
-    "digits_noisy": ["task=digits_full", "task.label_noise=0.2"],
-    "digits_rare": ["task=digits_full", "task.imbalance=0.02"],
-    "digits_short": ["task=digits_full", "training.steps=750"],
-    "mnist": ["task=mnist_images", "training.steps=2375"],
-}
-BUDGETS = (0.05, 0.1, 0.2)
+ALL_BUDGETS = (0.05, 0.1, 0.2)
 AUDIT = ["method.audit=3"]  # the true gradient gap; not part of the cost
 ERACS = {
     "ERACS, SNR fell by 30 %": ["method=coresets/eracs", *AUDIT],
@@ -74,17 +69,93 @@ FEW = {
         *AUDIT,
     ],
 }
-METHODS = {
+FIXED = {
     "random, fixed": ["method=coresets/random"],
     "random, drawn every epoch": ["method=coresets/random", "method.trigger=interval"],
     "k-centre": ["method=coresets/kcenter"],
     "CRAIG": ["method=coresets/craig"],
     "GLISTER": ["method=coresets/glister"],
     "GradMatch": ["method=coresets/gradmatch"],
+}
+METHODS = {
+    **FIXED,
     "GradMatch per batch": ["method=coresets/gradmatch", "method.variant=per_batch"],
     "GradMatch every 5 epochs": ["method=coresets/gradmatch", "method.every=5"],
     **FEW,
     **ERACS,
+}
+PEAK = {
+    "ERACS, SNR fell by 30 % from its peak": [
+        "method=coresets/eracs",
+        "method.trigger=peak_drop",
+        *AUDIT,
+    ]
+}
+
+
+def _faster(methods: dict[str, list[str]], every: int) -> dict[str, list[str]]:
+    """The same methods with another interval, of checks or of selections."""
+    return {
+        label: [*(w for w in words if not w.startswith("method.every=")), f"method.every={every}"]
+        for label, words in methods.items()
+    }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task, and what is run on it.
+
+    Attributes:
+        words: overrides.
+        methods: rows of ``methods``.
+        triggers: those of them that ``timing`` compares with other times.
+        bought: those of them that ``equal_cost`` compares with random samples.
+        budgets: shares of the data.
+    """
+
+    words: tuple[str, ...]
+    methods: dict[str, list[str]]
+    triggers: tuple[str, ...]
+    bought: tuple[str, ...]
+    budgets: tuple[float, ...] = ALL_BUDGETS
+
+
+_TRIGGERS = {**ERACS, **PEAK}
+_SIDE = {**FIXED, **FEW, **_TRIGGERS}
+_SHORT = {
+    **_faster({k: v for k, v in FIXED.items() if "random" not in k}, 5),
+    **{k: v for k, v in FIXED.items() if "random" in k},
+    **_faster({"GradMatch every 2 epochs": ["method=coresets/gradmatch"]}, 2),
+    **_faster(_TRIGGERS, 2),
+}
+_MORE_OFTEN = ("GradMatch every 3 epochs", "the same of 3 times as many, at random")
+_OF_SHORT = ("GradMatch", "GradMatch every 2 epochs", *_TRIGGERS)
+_LOW = (0.05, 0.1)
+SETTINGS = {
+    "digits": Setting(("task=digits_full",), METHODS, tuple(ERACS), ("GradMatch", *FEW, *ERACS)),
+    "digits_noisy": Setting(
+        ("task=digits_full", "task.label_noise=0.2"),
+        _SIDE,
+        tuple(_TRIGGERS),
+        ("GradMatch", *_MORE_OFTEN, *_TRIGGERS),
+        _LOW,
+    ),
+    "digits_rare": Setting(
+        ("task=digits_full", "task.imbalance=0.02"),
+        _SIDE,
+        tuple(_TRIGGERS),
+        ("GradMatch", *_MORE_OFTEN, *_TRIGGERS),
+        _LOW,
+    ),
+    "digits_short": Setting(
+        ("task=digits_full", "training.steps=750"), _SHORT, tuple(_TRIGGERS), _OF_SHORT, _LOW
+    ),
+    "mnist": Setting(
+        ("task=mnist_images", "model.network.widths=[8,16,32]", "training.steps=2375"),
+        _SHORT,
+        tuple(_TRIGGERS),
+        _OF_SHORT,
+    ),
 }
 
 
@@ -93,25 +164,25 @@ class Study:
     """Runs of one setting.
 
     Attributes:
-        setting: one of `SETTINGS`.
+        name: of one of `SETTINGS`.
+        setting: that setting.
         seeds: of weights, order and selections; the split of the data is the same for all.
         output: folder of runs.
     """
 
-    setting: str
+    name: str
+    setting: Setting
     seeds: int
     output: Path
 
     def run(self, words: Sequence[str], budgets: Sequence[float], seed: int) -> Rows:
         """A row of cost, error and facts for each budget; a finished run is read."""
         label = "-".join(w.partition("=")[2].replace("/", "-") for w in words)
-        print(
-            f"  {self.setting}, seed {seed}: {label} {list(budgets)}", file=sys.stderr, flush=True
-        )
-        own = [f"label='{label}'", f"output={self.output}/{self.setting}", f"seed={seed}"]
+        print(f"  {self.name}, seed {seed}: {label} {list(budgets)}", file=sys.stderr, flush=True)
+        own = [f"label='{label}'", f"output={self.output}/{self.name}", f"seed={seed}"]
         if words != FULL:
             own.append(f"method.budget=[{','.join(f'{b:g}' for b in budgets)}]")
-        run = frontrunner.run([*SETTINGS[self.setting], *words, *own, *QUIET])
+        run = frontrunner.run([*self.setting.words, *words, *own, *QUIET])
         found = zip(run.front.values, run.front.costs, run.front.info["models"], strict=True)
         return [
             {
@@ -132,7 +203,9 @@ class Study:
 
     def paired(self, words: Sequence[str]) -> Rows:
         """Rows of all seeds and budgets."""
-        return [row for seed in range(self.seeds) for row in self.run(words, BUDGETS, seed)]
+        return [
+            row for seed in range(self.seeds) for row in self.run(words, self.setting.budgets, seed)
+        ]
 
 
 FULL = ["method=coresets/full"]
@@ -155,7 +228,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = Study(options.setting, options.seeds, options.output)
+    study = Study(options.setting, SETTINGS[options.setting], options.seeds, options.output)
     for name in options.tables or tables:
         start = time.perf_counter()
         try:
@@ -163,11 +236,11 @@ def main() -> int:
         except FrontrunnerError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
-        words = f"{name} --setting {study.setting} --seeds {study.seeds}"
+        words = f"{name} --setting {study.name} --seeds {study.seeds}"
         command = f"python experiments/eracs/reproduce.py {words}"
         table = f"<!-- {command} -->\n\n{table}\n"
         options.results.mkdir(parents=True, exist_ok=True)
-        path = options.results / f"{name}-{study.setting}"
+        path = options.results / f"{name}-{study.name}"
         path.with_suffix(".md").write_text(table, encoding="utf-8")
         lean = [{k: v for k, v in row.items() if k != "history"} for row in rows]
         facts = json.dumps({"command": command, "rows": lean}, indent=1)
@@ -183,11 +256,11 @@ def main() -> int:
 def methods(study: Study) -> tuple[str, Rows]:
     """Accuracy, cost, seconds and updates of every method at every budget."""
     full = [study.one(FULL, 1.0, seed) for seed in range(study.seeds)]
-    found = {label: study.paired(words) for label, words in METHODS.items()}
+    found = {label: study.paired(words) for label, words in study.setting.methods.items()}
     rows = [{"method": "all data", **row} for row in full]
     rows += [{"method": label, **row} for label, own in found.items() for row in own]
     lines = [["100 %", "all data", *_cells(full)]]
-    for budget in BUDGETS:
+    for budget in study.setting.budgets:
         for label, own in found.items():
             cells = _cells([row for row in own if row["budget"] == budget])
             lines.append([f"{100 * budget:g} %", label, *cells])
@@ -205,7 +278,8 @@ def methods(study: Study) -> tuple[str, Rows]:
 def timing(study: Study) -> tuple[str, Rows]:
     """Whether it helps to know when: the same number of updates, at even and at random times."""
     lines, rows = [], []
-    for label, words in ERACS.items():
+    for label in study.setting.triggers:
+        words = study.setting.methods[label]
         gains: dict[str, list[float]] = {"even": [], "random": []}
         found = study.paired(words)
         correlations = [_correlation(row["history"]) for row in found]
@@ -226,7 +300,7 @@ def timing(study: Study) -> tuple[str, Rows]:
             line += [_interval(values), f"{statistics.paired_test(values).p:.3f}"]
         mean = f"{np.mean(known):+.2f} ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else "-"
         lines.append([*line, mean])
-    budgets = ", ".join(f"{100 * b:g} %" for b in BUDGETS)
+    budgets = ", ".join(f"{100 * b:g} %" for b in study.setting.budgets)
     intro = (
         "What the moments of selection are worth: accuracy gained, in points, over GradMatch with "
         "the same number of updates, at even and at random times, paired over seeds and budgets "
@@ -241,11 +315,11 @@ def timing(study: Study) -> tuple[str, Rows]:
 def equal_cost(study: Study) -> tuple[str, Rows]:
     """Whether it pays: random samples drawn anew in each epoch, as many as the same cost buys."""
     lines, rows = [], []
-    for label in ("GradMatch", *FEW, *ERACS):
+    for label in study.setting.bought:
         gains, costs = [], []
-        for ours in study.paired(METHODS[label]):
+        for ours in study.paired(study.setting.methods[label]):
             share = round(min(1.0, ours["cost"]), 3)
-            other = study.one(METHODS["random, drawn every epoch"], share, ours["seed"])
+            other = study.one(FIXED["random, drawn every epoch"], share, ours["seed"])
             rows += [{"method": label, **ours}, {"method": f"{label}: random", **other}]
             gains.append(other["error"] - ours["error"])
             costs.append(ours["cost"] / ours["budget"])
@@ -321,7 +395,7 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def _setting(study: Study) -> str:
-    words = " ".join(SETTINGS[study.setting])
+    words = " ".join(study.setting.words)
     return f"`{words}`, seeds 0-{study.seeds - 1}; mean ± standard deviation."
 
 
