@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontrunner import cli_sweeps
+from frontrunner import cli_sweeps, cli_tables
 from frontrunner.errors import ConfigError, FrontrunnerError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "-m", "--multirun", action="store_true", help="accepted; every cell is checked"
     )
     cli_sweeps.add(command)
+    cli_tables.add(command)
     sub = command("list", _list, "methods, tasks, models, evaluators, experiments")
     sub.add_argument("group", nargs="?", help="one group only")
     sub = command("compare", _compare, "fronts side by side: indicators, statistics, report")

@@ -98,24 +98,11 @@ def execute(config: Any, overrides: list[str], group: str) -> Path:
 def multirun(words: list[str]) -> int:
     """A sweep in the foreground: submitted, watched, and stopped by Ctrl-C."""
     from frontrunner.sweeps import plan as plans
-    from frontrunner.sweeps import show, verbs
+    from frontrunner.sweeps import show
+    from frontrunner.sweeps.foreground import run_through
     from frontrunner.sweeps.launcher import State
-    from frontrunner.sweeps.status import statuses
-    from frontrunner.sweeps.sweep import FILE, Sweep
 
-    plan = plans.plan(words)
-    others = {c.identity for c in verbs.weigh(plan).waiting}  # that an earlier submit has started
-    try:
-        sweep, weighed = verbs.submit(plan)
-        if weighed.lost:  # as in the process itself, what failed is tried again
-            verbs.retry(sweep, names=[c.name for c in weighed.lost], launcher=plan.launcher)
-        mine = [c for c in sweep.cells if c.identity in {c.identity for c in plan.cells}]
-        found = show.watch(sweep, lambda: statuses(sweep, mine), every=0.3)
-    except KeyboardInterrupt:
-        if (plan.folder / FILE).is_file():
-            started = [c.identity for c in plan.cells if c.identity not in others]
-            verbs.cancel(Sweep.read(plan.folder), started)
-        raise
+    sweep, found = run_through(plans.plan(words))
     lost = [s for s in found if s.state != State.DONE]
     if lost:
         print(show.table(sweep, lost), file=sys.stderr)

@@ -59,7 +59,22 @@ def plan(overrides: Sequence[str], name: str | None = None) -> Plan:
     Raises:
         ConfigError: a cell that cannot run; its overrides are named where there are several.
     """
-    words = configuration.expand(overrides)
+    return plan_cells(configuration.expand(overrides), overrides, name)
+
+
+def plan_cells(
+    words: Sequence[Sequence[str]], overrides: Sequence[str], name: str | None = None
+) -> Plan:
+    """As `plan`, of cells that are given by their overrides, each with the same ``launcher=…``.
+
+    Args:
+        words: of each cell.
+        overrides: what the sweep is said to have been asked for.
+        name: see `plan`.
+
+    Raises:
+        ConfigError: see `plan`.
+    """
     configs = compose_all(words)
     first = configs[0]
     for key in ("output", "launcher"):
@@ -150,10 +165,16 @@ def seconds(plan: Plan, cells: Sequence[Cell]) -> tuple[float, int]:
     """How long these cells will take one after another, by earlier runs, and how many of them no
     earlier run tells of: a cell takes the median of finished runs with its label, else with its
     method, on its task."""
-    past = _History()
-    known = [past.seconds(plan.folder, cell) for cell in cells]
+    known = expected(plan.folder, cells)
     told = [s for s in known if s is not None]
     return sum(told), len(known) - len(told)
+
+
+def expected(folder: Path, cells: Sequence[Cell]) -> list[float | None]:
+    """Seconds that each cell will take, see `seconds`; ``folder`` is what their directories are
+    relative to."""
+    past = _History()
+    return [past.seconds(folder, cell) for cell in cells]
 
 
 # ---------------------------------------------------------------------- details

@@ -1,0 +1,168 @@
+"""The runs of a table: for each row, column, panel and seed one run, and how it stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from frontrunner.errors import FrontrunnerError
+from frontrunner.sweeps.launcher import LOST, State
+from frontrunner.sweeps.status import standings
+from frontrunner.sweeps.sweep import Cell
+from frontrunner.tables import index
+from frontrunner.tables.table import Column, Panel, Row, Table
+from frontrunner.tables.values import Result, look_up
+
+QUIET = ("logger=none", "runner.progress=none")
+"""Of every run, unless the table says otherwise: what tells nothing about it."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a run stands in the table."""
+
+    panel: str
+    row: str
+    column: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run of the table.
+
+    Attributes:
+        words: its overrides; empty while it waits for the run it follows.
+        place: where it runs.
+        state: how it stands; None where it cannot run at all.
+        reason: why it is not there.
+    """
+
+    words: tuple[str, ...]
+    place: index.Place
+    state: State | None
+    reason: str = ""
+
+    @cached_property
+    def result(self) -> Result:
+        """What it left; only of one that is done."""
+        return Result(self.place.directory)
+
+    @property
+    def open(self) -> bool:
+        """Whether it is to be run: never started, or ended without being done."""
+        return bool(self.words) and (self.state == State.PLANNED or self.state in LOST)
+
+
+class Grid:
+    """All runs of a table, as they stand now."""
+
+    def __init__(self, table: Table, output: Path) -> None:
+        self.table, self.output = table, output
+        first = {
+            slot: self._words(slot)
+            for slot in self._slots()
+            if not table.row(slot.row).like and not table.row(slot.row).follows
+        }
+        self._entries = _look(first)
+        later: dict[Slot, tuple[str, ...]] = {}
+        for slot in self._slots():
+            leader = table.row(slot.row).follows
+            if leader is None:
+                continue
+            ahead = self.entry(Slot(slot.panel, leader, slot.column, slot.seed))
+            if ahead.state != State.DONE:
+                reason = f"it follows '{leader}', which is not done"
+                self._entries[slot] = Entry((), index.Place(), None, reason)
+                continue
+            try:
+                later[slot] = self._words(slot, ahead.result)
+            except FrontrunnerError as error:
+                self._entries[slot] = Entry((), index.Place(), None, str(error))
+        self._entries |= _look(later)
+
+    def entry(self, slot: Slot) -> Entry:
+        """The run of a slot: that of the row it is like, if it has none of its own."""
+        row = self.table.row(slot.row).like or slot.row
+        return self._entries[Slot(slot.panel, row, slot.column, slot.seed)]
+
+    def runs(self) -> dict[tuple[str, ...], Entry]:
+        """The different runs, by their overrides, in the order of the table."""
+        found: dict[tuple[str, ...], Entry] = {}
+        for entry in self._entries.values():
+            if entry.words:
+                found.setdefault(entry.words, entry)
+        return found
+
+    def waiting(self) -> int:
+        """How many rows' runs cannot be named before others are done."""
+        return sum(not entry.words for entry in self._entries.values())
+
+    # ------------------------------------------------------------------ words
+
+    def _slots(self) -> Iterator[Slot]:
+        t = self.table
+        for panel in t.panels:
+            for row in t.rows:
+                for column in t.columns:
+                    for seed in t.seeds:
+                        yield Slot(panel.name, row.name, column.name, seed)
+
+    def _words(self, slot: Slot, leader: Result | None = None) -> tuple[str, ...]:
+        t = self.table
+        row = t.row(slot.row)
+        panel = next(p for p in t.panels if p.name == slot.panel)
+        column = next(c for c in t.columns if c.name == slot.column)
+        own = row.overrides
+        if leader is not None:
+            own = tuple(_filled(word, leader) for word in own)
+        words = [*QUIET, *t.overrides, *panel.overrides, *column.overrides, *own, *t.last]
+        if not any(word.startswith("label=") for word in words):
+            words.append(f"label='{label(panel, row, column)}'")
+        words += [f"seed={slot.seed}", f"output={self.output}"]
+        return _last_of_each(words)
+
+
+def label(panel: Panel, row: Row, column: Column) -> str:
+    """What comparisons call a run: its row, with the panel and the column where the same task is
+    run in several of them."""
+    parts = [row.name]
+    if panel.name:
+        parts.append(panel.name)
+    if any(not word.startswith("task=") for word in column.overrides):
+        parts.append(column.name)
+    return re.sub(r"[\\'\"/\x00-\x1f]", "-", ", ".join(parts))
+
+
+def _last_of_each(words: Sequence[str]) -> tuple[str, ...]:
+    """Overrides without those that a later one of the same key replaces."""
+    last = {word.partition("=")[0].lstrip("+"): i for i, word in enumerate(words)}
+    kept = sorted(last.values())
+    return tuple(words[i] for i in kept)
+
+
+def _filled(word: str, leader: Result) -> str:
+    """An override with each ``<path>`` replaced by that number of the run it follows."""
+
+    def number(match: re.Match[str]) -> str:
+        return f"{look_up(leader, match[1]):.12g}"
+
+    return re.sub(r"<([\w.]+)>", number, word)
+
+
+def _look(words: Mapping[Slot, tuple[str, ...]]) -> dict[Slot, Entry]:
+    distinct = list(dict.fromkeys(words.values()))
+    found = index.places(distinct)
+    composed = [(w, p) for w, p in zip(distinct, found, strict=True) if not p.problem]
+    asked = [(Cell(p.identity, str(p.directory), w, {}), p.directory) for w, p in composed]
+    entries = {
+        w: Entry(w, p, s.state, s.reason)
+        for (w, p), s in zip(composed, standings(asked), strict=True)
+    }
+    for w, p in zip(distinct, found, strict=True):
+        if p.problem:
+            entries[w] = Entry(w, p, None, p.problem)
+    return {slot: entries[w] for slot, w in words.items()}
