@@ -5,11 +5,10 @@
 Settings are ``digits`` (embedded, 80 epochs), ``digits_noisy`` (20 % of training labels wrong, 40
 epochs), ``digits_rare`` (the rarest class has 2 % of the images of the most frequent, 40 epochs),
 ``digits_short`` (20 epochs) and ``mnist`` (10,000 images under $FRONTRUNNER_DATA, a small ResNet,
-20 epochs). Of the last four fewer methods are run, and of those with digits two budgets. Where there
-are 20 epochs, every 2nd is checked instead of every 3rd, and what is chosen at fixed times is chosen
-at every 5th instead of every 20th. Runs that exist are not
-run again. Tables go to standard output, and with every figure behind them to
-experiments/eracs/results/.
+20 epochs). Of the last four fewer methods are run, and of those with digits two budgets. Where
+there are 20 epochs, every 2nd is checked instead of every 3rd, and what is chosen at fixed times is
+chosen at every 5th instead of every 20th. Runs that exist are not run again. Tables go to standard
+output, and with every figure behind them to experiments/eracs/results/.
 """
 
 from __future__ import annotations
