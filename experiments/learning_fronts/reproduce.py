@@ -1,11 +1,13 @@
 """Reproduce what the pages of the learning methods claim; every table is printed here.
 
-    python experiments/learning_fronts/reproduce.py [known] [--problems …] [--methods …]
-        [--steps N] [--seeds N]
+    python experiments/learning_fronts/reproduce.py [known] [lorpman] [choices] [--steps N]
+        [--seeds N] [--problems …] [--methods …] [--tasks …]
 
-``known`` holds every method of conf/method/learning against fronts in closed form; all methods
-take ``--steps`` steps, by default fewer than the task's own. Runs that exist are not run again.
-Tables go to standard output, and with every figure behind them to
+``known`` holds every method of conf/method/learning against fronts in closed form. ``lorpman``
+takes LORPMAN apart, beside PaMaL and COSMOS, on the embedded digits; ``choices`` is the grids by
+which that study, and a recommendation for PHN, chose what the papers leave open. In each table all
+methods take the same number of steps, in ``known`` by default fewer than the task's own. Runs that
+exist are not run again. Tables go to standard output, and with every figure behind them to
 experiments/learning_fronts/results/.
 """
 
@@ -15,11 +17,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _digits
 import numpy as np
 import torch
 
@@ -31,9 +34,10 @@ from frontrunner.front import indicators, text
 HERE = Path(__file__).parent
 Rows = list[dict[str, Any]]
 
-QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
 PROBLEMS = {"zdt1": 15, "zdt2": 15, "zdt3": 15, "vlmop2": 15, "dtlz2": 15, "maf1": 36}  # points
-STEPS = 600  # of training=synthetic's 4,000, which take hours
+# Of training=synthetic's 4,000, which take hours; of training=multi_digits all.
+STEPS = {"known": 600, "lorpman": 3000, "choices": 3000}
+SEEDS = {"known": 5, "lorpman": 10, "choices": 2}
 TRUTH = 2000  # points of the true front that IGD+ is measured to
 
 # What a method is run with where that is not its configuration alone.
@@ -60,36 +64,43 @@ class Study:
         words.append(f"training.steps={self.steps}")
         if problem == "zdt3" and method in FROM_BELOW:
             words.append("method.ideal=[0,-0.8]")
-        return frontrunner.run([*words, *QUIET, f"seed={seed}", f"output={self.output}"])
+        return frontrunner.run([*words, *_digits.QUIET, f"seed={seed}", f"output={self.output}"])
 
 
 def main() -> int:
     """Print the tables asked for."""
-    tables: dict[str, Callable[[Study], tuple[str, Rows]]] = {"known": known}
     there = methods()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=[])
+    parser.add_argument("tables", nargs="*", choices=[[], *STEPS], default=[])
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--methods", nargs="+", choices=there, default=there)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tasks", nargs="+", choices=_digits.TASKS, default=list(_digits.TASKS))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--output", type=Path, default=Path("runs/experiments/learning_fronts"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = Study(options.problems, options.methods, options.steps, options.seeds, options.output)
-    for name in options.tables or tables:
+    for name in options.tables or STEPS:
         start = time.perf_counter()
+        steps, seeds = options.steps or STEPS[name], options.seeds or SEEDS[name]
+        words = [name, "--steps", str(steps)]
+        if name != "choices":
+            words += ["--seeds", str(seeds)]
+        given = ("problems", "methods") if name == "known" else ("tasks",)
+        for option in given:
+            if getattr(options, option) != parser.get_default(option):
+                words += [f"--{option}", *getattr(options, option)]
         try:
-            table, rows = tables[name](study)
+            if name == "known":
+                study = Study(options.problems, options.methods, steps, seeds, options.output)
+                table, rows = known(study)
+            else:
+                digits = _digits.DigitStudy(options.tasks, steps, seeds, options.output)
+                table, rows = getattr(_digits, name)(digits)
         except FrontrunnerError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
-        words = [name, "--steps", str(study.steps), "--seeds", str(study.seeds)]
-        if list(study.problems) != list(PROBLEMS):
-            words += ["--problems", *study.problems]
-        if list(study.methods) != there:
-            words += ["--methods", *study.methods]
         command = f"python experiments/learning_fronts/reproduce.py {' '.join(words)}"
         table = f"<!-- {command} -->\n\n{table}\n"
         options.results.mkdir(parents=True, exist_ok=True)
