@@ -6,7 +6,7 @@ descent", NeurIPS 2021. Particle i descends
     (1/K) Σ_j [ k(F_i, F_j) g(θ_j) - α ∇_θj k(F_i, F_j) ],
 
 g the shortest vector in the hull of a particle's gradients (MGDA), k a Gaussian kernel of objective
-vectors.
+vectors. What the authors' code for ZDT1-3 does otherwise is on docs/methods/learning.md.
 """
 
 from __future__ import annotations
@@ -48,10 +48,12 @@ class MooSvgd(Method):
             median of the squared distances, over the logarithm of K + 1.
         repulsion: α. With a bandwidth that follows the distances repulsion grows without bound as
             particles gather, and on analytic problems α = 1 drives them off the front.
-        pushed: whose gradient moves a particle away from another: its ``own`` (published code), or
-            the ``other`` one's, as the formula has it, which in networks that share no weights
-            points nowhere in particular.
-        normalize: scale every gradient to length 1 before anything else (published code).
+        pushed: whose gradient moves a particle away from another: its ``own``, as in the authors'
+            code, which differentiates Σ_ij k(F_i, F_j) by each particle; or the ``other`` one's, as
+            the formula has it, which in networks that share no weights points nowhere in
+            particular.
+        normalize: scale every gradient to length 1 before anything else. Ours: the authors' code
+            scales each coordinate of the descent gradients over all particles.
         vectorize: see `population.Population`.
     """
 
