@@ -76,7 +76,7 @@ def words(tiny: list[str]) -> Callable[..., list[str]]:
 def settle() -> Callable[..., list[Standing]]:
     """``settle(sweep, seconds)``: how the cells stand once none waits or runs."""
 
-    def wait(sweep: Sweep, seconds: float = 120.0) -> list[Standing]:
+    def wait(sweep: Sweep, seconds: float = 300.0) -> list[Standing]:
         deadline = time.monotonic() + seconds
         while True:
             found = statuses(sweep)

@@ -214,7 +214,7 @@ def test_a_dead_supervisor_is_noticed_and_what_it_left_is_taken_up(
     (launch,) = (sweep.folder / "local").iterdir()
     holder = int((launch / ".lock").read_text().split("pid ")[1].split()[0])
     os.kill(holder, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while State.KILLED not in {s.state for s in statuses(sweep)} and time.monotonic() < deadline:
         time.sleep(0.1)
     waited = next(s for s in statuses(sweep) if s.attempts == 0)
@@ -316,7 +316,7 @@ def test_unknown_jobs_are_left_out(project: Path) -> None:
     assert LocalQueue().states([job]) == {}
 
 
-def running(sweep: Sweep, seconds: float = 30) -> list:
+def running(sweep: Sweep, seconds: float = 120) -> list:
     """The cells that have begun, as soon as there is one."""
     deadline = time.monotonic() + seconds
     while True:

@@ -129,7 +129,7 @@ class Cluster:
 
     # ------------------------------------------------------------------ questions
 
-    def run(self, *words: str, check: bool = True, timeout: float = 30) -> str:
+    def run(self, *words: str, check: bool = True, timeout: float = 60) -> str:
         """What a command of Slurm prints."""
         done = subprocess.run(
             words, env=self.environment, capture_output=True, text=True, timeout=timeout
@@ -143,7 +143,7 @@ class Cluster:
         text = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
-    def until(self, true: Callable[[], Any], what: str = "not so", timeout: float = 40.0) -> Any:
+    def until(self, true: Callable[[], Any], what: str = "not so", timeout: float = 120.0) -> Any:
         """Wait for something to become true; what it is then."""
         deadline = time.monotonic() + timeout
         while not (answer := true()):
@@ -229,7 +229,7 @@ class Cluster:
             for node, port in zip(self.nodes, ports, strict=True)
         ]
         lines += [
-            "PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=15 MaxTime=7-0 "
+            "PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 MaxTime=7-0 "
             "State=UP",
             "PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP",
         ]
@@ -390,9 +390,13 @@ def _kill(pids: Iterable[int], number: int) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, below those that the system hands out by itself."""
+    """Ports that were free a moment ago, below those that the system hands out by itself.
+
+    Processes that start clusters at the same time have numbers close to each other: their ports
+    are far apart.
+    """
     found: list[int] = []
-    port = 16000 + os.getpid() % 8000
+    port = 16000 + os.getpid() * 20 % 8000
     while len(found) < count:
         port += 1
         with socket.socket() as one, contextlib.suppress(OSError):

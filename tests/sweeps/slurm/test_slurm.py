@@ -38,7 +38,7 @@ def states(sweep: Sweep) -> dict[str, JobState]:
     return {name: found[job["job"]] for name, job in jobs.items() if job}
 
 
-def settled(cluster: Any, sweep: Sweep, timeout: float = 40) -> dict[str, JobState]:
+def settled(cluster: Any, sweep: Sweep, timeout: float = 120) -> dict[str, JobState]:
     def over() -> bool:
         return all(s.state not in WAITING for s in states(sweep).values())
 
@@ -139,7 +139,7 @@ def test_a_time_limit_is_continued_where_it_struck(cluster: Any, stand_ins: Stan
     assert set(steps(sweep, "second")) == {"a"}
     assert run_of(sweep, "first")["attempt"] == 2
 
-    cluster.until(lambda: run_of(slow, "slow")["status"] == "failed", timeout=40)
+    cluster.until(lambda: run_of(slow, "slow")["status"] == "failed")
     assert run_of(slow, "slow")["error"]["type"] == "TimeLimit"
     cluster.until(lambda: "b" in steps(slow, "slow"), "it does not go on")
     assert list(steps(slow, "slow")) == sorted(steps(slow, "slow"))
@@ -165,7 +165,7 @@ def test_preemption_is_continued_elsewhere(cluster: Any, stand_ins: StandIns) ->
     cluster.run("sbatch", "-phigh", "-wn1", "--exclusive", "-o/dev/null", "--wrap=sleep 2")
     cluster.until(lambda: run_of(sweep, "one")["status"] == "failed")
     assert run_of(sweep, "one")["error"]["type"] == "Preempted"
-    assert time.monotonic() - started < 10  # it does not sit out the 15 s of grace
+    assert time.monotonic() - started < 50  # it does not sit out the 60 s of grace
     cluster.until(lambda: cluster.job(number)["JobState"] == "PENDING")
     assert states(sweep)["one"] == JobState(State.QUEUED, "requeued after preemption")
     cluster.run("scontrol", "update", f"JobId={number}", "ReqNodeList=n2")
@@ -182,7 +182,7 @@ def test_a_dead_node_is_continued_elsewhere(cluster: Any, stand_ins: StandIns) -
     cluster.run("scontrol", "update", f"JobId={number}", "Requeue=1")
     cluster.kill_node("n2")
     try:
-        cluster.until(lambda: states(sweep)["one"].state == State.QUEUED, timeout=60)
+        cluster.until(lambda: states(sweep)["one"].state == State.QUEUED)
         assert states(sweep)["one"].reason.startswith("requeued by Slurm, after preemption or")
         assert run_of(sweep, "one")["status"] == "running"
         for name in ("one", "last"):
@@ -203,11 +203,11 @@ def test_a_survivor_that_slurm_lost_sight_of_is_not_doubled(
     number = under_way(cluster, sweep, "one")
     cluster.kill_slurmd("n2")
     try:
-        cluster.until(lambda: states(sweep)["one"].state == State.QUEUED, timeout=60)
+        cluster.until(lambda: states(sweep)["one"].state == State.QUEUED)
         cluster.run("scontrol", "update", f"JobId={number}", "ReqNodeList=n1")
         log = Path(job(sweep, "one")["log"])
-        cluster.until(lambda: "another process is running this" in log.read_text(), timeout=60)
-        assert settled(cluster, sweep, 60)["one"].state == State.DONE
+        cluster.until(lambda: "another process is running this" in log.read_text())
+        assert settled(cluster, sweep)["one"].state == State.DONE
         assert set(steps(sweep, "one")) == {"a"}
         assert len(steps(sweep, "one")) == 250
     finally:
