@@ -3,14 +3,17 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What is imported is compiled then; to compile all that is installed takes longer than the rest.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 READY  := $(VENV)/.ready
 # The lock is the only place that names the version of torch.
 TORCH  := $(shell grep '^torch==' requirements.lock)
 # For example TORCH_OPTIONS="--index-url URL" for builds from another index (CPU only, say).
 TORCH_OPTIONS ?=
-# For example make test PYTEST_OPTIONS="tests/front -x"
+# For example make test PYTEST_OPTIONS="tests/front -x", or with "-n 0" in this process, for --pdb
 PYTEST_OPTIONS ?=
+# Files of tests are divided among processes, in the order that tests/conftest.py gives them.
+DIVIDED := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 DEMO := $(BIN)/frontrunner run -m experiment=demo
 
@@ -43,7 +46,7 @@ demo: $(READY) ## train five methods on an embedded task and compare their front
 test: export HF_HUB_OFFLINE = 1
 test: export WANDB_MODE = offline
 test: $(READY) ## the tests
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest $(DIVIDED) $(PYTEST_OPTIONS)
 
 lint: $(READY) ## style, formatting and types
 	$(BIN)/ruff check .

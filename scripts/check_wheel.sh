@@ -14,7 +14,9 @@ unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export WANDB_MODE=offline HF_HUB_OFFLINE=1
 
 say() { echo "wheel check: $*"; }
-install() { "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+install() {
+  "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"
+}
 
 say "build"
 (cd "$root" && "$python" -m build --wheel --outdir "$work/dist" >"$work/build.log" 2>&1) ||

@@ -18,7 +18,8 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent / "src"
 
 QUIET = ("logger=none", "runner.progress=none", "runner.threads=1", "runner.accelerator=cpu")
 TINY = (
@@ -30,6 +31,35 @@ TINY = (
     "points=3",
     *QUIET,
 )
+
+
+# Several processes share the files of tests (``make test``). These take longest, most of the time
+# waiting for Slurm, for heartbeats and for processes: they come first, so that none is left when
+# all the others are done.
+LONG = (
+    "sweeps/slurm/test_slurm.py",
+    "sweeps/slurm/test_sweep.py",
+    "sweeps/slurm/test_scripts.py",
+    "sweeps/",
+    "runner/",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are CPUs, since one waits, and not more than there are long files."""
+    return min(len(os.sched_getaffinity(0)) + 1, 9)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first where several processes share them; whoever runs one file sees its order."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(HERE).as_posix()
+        return next((i for i, start in enumerate(LONG) if path.startswith(start)), len(LONG))
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
