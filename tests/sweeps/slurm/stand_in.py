@@ -1,8 +1,8 @@
 """In the frozen code of a sweep, in place of ``frontrunner.run``: cells that only take steps.
 
 A cell's ``what`` says how many ``steps`` of a tenth of a second it takes (each a letter in
-``steps.txt``, at which a later attempt goes on), and what befalls it at the last: ``raise``, an
-error; ``kill``, SIGKILL; ``refuse``, an error that a user can mend.
+``steps.txt``, at which a later attempt goes on), or ``until`` which file is there, and what befalls
+it at the last: ``raise``, an error; ``kill``, SIGKILL; ``refuse``, an error that a user can mend.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def _steps(path: Path, what: dict[str, Any]) -> None:
     taken = len(path.read_text()) if path.exists() else 0
     with open(path, "a") as handle:
         for _ in range(taken, what.get("steps", 1)):
+            if "until" in what and Path(what["until"]).exists():
+                break
             time.sleep(0.1)
             handle.write(letter)
             handle.flush()

@@ -196,9 +196,10 @@ def test_a_dead_node_is_continued_elsewhere(cluster: Any, stand_ins: StandIns) -
 
 
 def test_a_survivor_that_slurm_lost_sight_of_is_not_doubled(
-    cluster: Any, stand_ins: StandIns
+    cluster: Any, stand_ins: StandIns, tmp_path: Path
 ) -> None:
-    sweep = stand_ins("survivor", {"one": {"steps": 250}})
+    enough = tmp_path / "enough"
+    sweep = stand_ins("survivor", {"one": {"steps": 10**6, "until": str(enough)}})
     submit(sweep, options={"nodelist": "n2"})
     number = under_way(cluster, sweep, "one")
     cluster.kill_slurmd("n2")
@@ -207,10 +208,14 @@ def test_a_survivor_that_slurm_lost_sight_of_is_not_doubled(
         cluster.run("scontrol", "update", f"JobId={number}", "ReqNodeList=n1")
         log = Path(job(sweep, "one")["log"])
         cluster.until(lambda: "another process is running this" in log.read_text())
+        taken = len(steps(sweep, "one"))
+        cluster.until(lambda: len(steps(sweep, "one")) > taken, "the survivor takes no steps")
+        enough.touch()
         assert settled(cluster, sweep)["one"].state == State.DONE
         assert set(steps(sweep, "one")) == {"a"}
-        assert len(steps(sweep, "one")) == 250
+        assert run_of(sweep, "one")["attempt"] == 1
     finally:
+        enough.touch()
         cluster.start_node("n2")
         cluster.until(lambda: "idle" in cluster.run("sinfo", "-h", "-nn2", "-plow", "-o%t"))
 
