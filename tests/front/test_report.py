@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +16,6 @@ from frontrunner.front.collect import collect
 from frontrunner.front.compare import compare
 from frontrunner.front.report import save, write_report
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 HOSTILE = "</script><img src=x onerror=alert(1)> & 'A'"
 
 
@@ -92,7 +87,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(
     assert HOSTILE in page.text
     assert "f0 <i> [s] ↑" in page.text
     assert text.count("plotly.js v") == 1, "plotly's script belongs in the page once"
-    assert len(text) < 7_000_000
+    assert len(text) < 6_000_000
 
 
 @pytest.mark.parametrize("m", [2, 3, 5])
@@ -104,11 +99,13 @@ def test_every_section_is_there(pages: dict[int, Path], m: int) -> None:
         "Fronts",
         "Indicators",
         "Conventions",
+        "Attainment surfaces",
         "Differences in attainment",
         "Paired tests on the hypervolume",
         "Coverage",
         "Hypervolume against seconds",
         "Alignment with preferences",
+        "Configuration differences",
         "Runs",
     ):
         assert title in headings
@@ -154,8 +151,8 @@ def test_the_plot_of_differences_is_in_own_units_and_signed_towards_the_first(
     groups = [[e.front.minimised for e in entries if e.label == k] for k in "ab"]
     found = attainment.difference(*groups)
     np.testing.assert_allclose(heat.x, -found.x[::-1])
-    np.testing.assert_allclose(np.nan_to_num(heat.z), found.values[:, ::-1])
-    assert np.nansum(heat.z) > 0
+    np.testing.assert_allclose(heat.z, 100 * found.values[:, ::-1], atol=0.5)  # whole per cent
+    assert heat.z.sum() > 0
 
 
 def test_one_run_alone_makes_a_page_too(tmp_path: Path) -> None:
@@ -178,30 +175,3 @@ def test_save_writes_four_whole_files_and_leaves_no_others(tmp_path: Path) -> No
     assert "## What may be concluded" in document
     assert "<img" not in document
     assert paths[2].read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")
-@pytest.mark.parametrize("m", [2, 3])
-def test_a_browser_draws_every_plot_without_an_error(
-    pages: dict[int, Path], m: int, tmp_path: Path
-) -> None:
-    flags = "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --disable-quic"
-    flags += " --no-first-run --disable-background-networking --disable-component-update"
-    flags += " --disable-sync --virtual-time-budget=3000 --enable-logging=stderr --v=0 --dump-dom"
-    done = subprocess.run(
-        [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path}", pages[m].as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    dom = done.stdout
-    charts = re.findall(r'class="plotly-graph-div js-plotly-plot"', dom)
-    assert len(charts) == 4
-    assert dom.count("main-svg") >= 2 * len(charts)
-    messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    errors = [line for line in messages if re.search(r"error|refused|failed", line, re.I)]
-    assert not errors, errors
-    assert 'onerror="' not in dom
-    if m == 2:  # nothing among the buttons sends a chart away
-        titles = set(re.findall(r'data-title="([^"]*)"', dom))
-        assert titles == {"Download plot as a PNG", "Pan", "Reset axes", "Zoom"}

@@ -20,6 +20,10 @@ BUDGET_TOLERANCE = 0.10
 """Forward passes may differ by this share between methods before it is called unfair."""
 
 
+SENTENCES_UP_TO = 10
+"""More tests than these are told together, by the method that is ahead."""
+
+
 def level(confidence: float) -> float:
     """Level of the tests, 1 - confidence, without the rounding error of the subtraction."""
     return round(1.0 - confidence, 12)
@@ -144,19 +148,29 @@ def _points(c: Comparison) -> list[str]:
     return out
 
 
+def passes(c: Comparison) -> dict[str, float]:
+    """Mean forward passes of the groups that state them."""
+    return {g.label: s.mean for g in c.groups if (s := g.statistics["forward_passes"])}
+
+
+def equal_budgets(a: float, b: float) -> bool:
+    """Whether two numbers of forward passes are within the tolerance of each other."""
+    return max(a, b) <= (1 + BUDGET_TOLERANCE) * min(a, b)
+
+
 def _budgets(c: Comparison) -> list[str]:
-    passes = {g.label: s.mean for g in c.groups if (s := g.statistics["forward_passes"])}
-    silent = [f"'{g.label}'" for g in c.groups if g.label not in passes]
+    known = passes(c)
+    silent = [f"'{g.label}'" for g in c.groups if g.label not in known]
     out = []
-    if passes and silent:
+    if known and silent:
         out.append(f"forward passes are unknown for {listed(silent)}: budgets cannot be compared")
-    if len(passes) > 1:
-        low, high = min(passes, key=passes.__getitem__), max(passes, key=passes.__getitem__)
-        if passes[high] > (1 + BUDGET_TOLERANCE) * passes[low]:
-            factor = f"{passes[high] / passes[low]:.2g} times" if passes[low] else "more than"
+    if len(known) > 1:
+        low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        if not equal_budgets(known[high], known[low]):
+            factor = f"{known[high] / known[low]:.2g} times" if known[low] else "more than"
             out.append(
                 f"budgets differ: '{high}' used {factor} the forward passes of '{low}' "
-                f"({number(passes[high])} and {number(passes[low])})"
+                f"({number(known[high])} and {number(known[low])})"
             )
     return out
 
@@ -168,12 +182,16 @@ def _conclusions(c: Comparison) -> list[str]:
     if len(c.groups) == 1:
         return [f"Only '{c.groups[0].label}' is here: it is described, and compared with nothing."]
     tested = [p for p in c.pairs if p.test.p is not None]
-    out = [_found(c, p, len(tested)) for p in tested if p.possible]
+    able = [p for p in tested if p.possible]
+    if len(able) > SENTENCES_UP_TO:
+        out = _found_together(able, len(tested))
+    else:
+        out = [_found(c, p, len(tested)) for p in able]
     out += _impossible(c, [p for p in tested if not p.possible], len(tested))
     unpaired = [f"'{p.a}' and '{p.b}'" for p in c.pairs if p.test.p is None]
     if unpaired:
         out.append(f"Not tested, since they share no seed: {'; '.join(unpaired)}.")
-    out += _dominance(c)
+    out += _dominance(c) + _unlike_budgets(c)
     where = f"the {c.split} split" if c.split else "these data"
     out.append(
         "The tests concern the hypervolume at this reference point, on "
@@ -195,6 +213,56 @@ def _found(c: Comparison, p: Pair, tests: int) -> str:
     return (
         f"'{a}' reaches a larger hypervolume than '{b}' on {seeds} ({_difference(c, p)}; {holm})."
     )
+
+
+def _found_together(pairs: Sequence[Pair], tests: int) -> list[str]:
+    """One sentence for each method that is ahead of others, and one for what is not shown."""
+    ahead: dict[str, list[str]] = {}
+    for p in pairs:
+        if p.significant and p.difference is not None:
+            a, b = (p.a, p.b) if p.difference.mean > 0 else (p.b, p.a)
+            ahead.setdefault(a, []).append(f"'{b}'")
+    holm = f"after Holm over {tests} tests; differences and intervals are in the table of tests"
+    out = [
+        f"'{a}' reaches a larger hypervolume than {listed(others)} ({holm})."
+        for a, others in ahead.items()
+    ]
+    open_ = [f"'{p.a}' and '{p.b}'" for p in pairs if not p.significant]
+    if open_:
+        out.append(
+            f"No difference in hypervolume is shown between {'; '.join(open_)}; that is not "
+            "evidence that they are equal."
+        )
+    return out
+
+
+def _unlike_budgets(c: Comparison) -> list[str]:
+    """Which comparisons rest on different budgets, unless cost is an objective."""
+    known = passes(c)
+    if any(o.name == "cost" for o in c.objectives):
+        return []
+    pairs = [(p.a, p.b) for p in c.pairs if p.a in known and p.b in known]
+    unlike = [(a, b) for a, b in pairs if not equal_budgets(known[a], known[b])]
+    if not unlike:
+        return []
+    if len(unlike) <= SENTENCES_UP_TO:
+        said = [f"'{a}' and '{b}' ({number(known[a])} : {number(known[b])})" for a, b in unlike]
+        which = "; ".join(said)
+    else:
+        at: dict[str, list[str]] = {}
+        for label, n in sorted(known.items(), key=lambda item: item[1]):
+            at.setdefault(number(n), []).append(f"'{label}'")
+        which = "; ".join(f"{n} for {listed(labels)}" for n, labels in at.items())
+    if len(pairs) == 1:
+        return [
+            f"This comparison rests on different budgets, in forward passes: {which}. What it "
+            "shows is of methods and budgets together."
+        ]
+    count = "All" if len(unlike) == len(pairs) else str(len(unlike))
+    return [
+        f"{count} of {len(pairs)} comparisons rest on different budgets, in forward passes: "
+        f"{which}. What they show is of methods and budgets together."
+    ]
 
 
 def _difference(c: Comparison, p: Pair) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from frontrunner.front import attainment
+from frontrunner.front.bundles import Bundle, bundles, groups_of
 from frontrunner.front.collect import Entry
 from frontrunner.front.interactive import (
-    groups_of,
+    clouds,
     key_trace,
     line_trace,
     name_axes,
     new_figure,
+    place,
+    placed,
     styled,
     symbol_of,
 )
@@ -38,8 +41,7 @@ def difference(c: Comparison, entries: Sequence[Entry], a: str, b: str) -> Figur
         return None
     order = list(groups)
     signs = np.array([o.sign for o in c.objectives])
-    x, y, z = found.x * signs[0], found.y * signs[1], np.where(found.values == 0, np.nan, 1)
-    z = z * found.values
+    x, y, z = found.x * signs[0], found.y * signs[1], found.values
     if signs[0] < 0:
         x, z = x[::-1], z[:, ::-1]
     if signs[1] < 0:
@@ -49,23 +51,23 @@ def difference(c: Comparison, entries: Sequence[Entry], a: str, b: str) -> Figur
         go.Heatmap(
             x=x,
             y=y,
-            z=z.astype(np.float32),
-            zmin=-1,
-            zmax=1,
+            # In whole per cent, which is what is read: an eighth of the size.
+            z=np.round(100 * z).astype(np.int8),
+            zmin=-100,
+            zmax=100,
             colorscale=[
                 [0, colour(order.index(b))],
                 [0.5, "#FFFFFF"],
                 [1, colour(order.index(a))],
             ],
-            hoverongaps=False,
-            hovertemplate="%{x:.4g}, %{y:.4g}<br>difference %{z:+.0%}<extra></extra>",
+            hovertemplate="%{x:.4g}, %{y:.4g}<br>difference %{z:+d} %<extra></extra>",
             colorbar={
                 "thickness": 12,
                 "outlinewidth": 0,
                 "len": 0.72,
                 "y": 0,
                 "yanchor": "bottom",
-                "tickvals": [-1, -0.5, 0, 0.5, 1],
+                "tickvals": [-100, -50, 0, 50, 100],
                 "ticktext": ["100 %", "50 %", "0", "50 %", "100 %"],
                 "title": {"text": "more runs", "font": {"size": 12}},
             },
@@ -145,14 +147,14 @@ def cost(c: Comparison) -> tuple[str, Figure] | None:
 
 
 def alignment(entries: Sequence[Entry]) -> Figure | None:
-    """Each objective against the preference entry that asks for it; None where none does."""
-    import plotly.graph_objects as go
+    """Each objective against the preference entry that asks for it; None where none does. Of many
+    points it has medians and quartiles."""
     from plotly.subplots import make_subplots
 
-    asked = [e for e in entries if e.front.aligned]
+    groups = groups_of(entries)
+    asked = [b for b in bundles(groups) if b.entries[0].front.aligned]
     if not asked:
         return None
-    order = list(groups_of(entries))
     objectives = entries[0].front.objectives
     columns = min(3, len(objectives))
     rows = -(-len(objectives) // columns)
@@ -160,30 +162,46 @@ def alignment(entries: Sequence[Entry]) -> Figure | None:
         make_subplots(rows, columns, horizontal_spacing=0.09, vertical_spacing=0.26 / rows),
         height=90 + 300 * rows,
     )
-    for label in dict.fromkeys(e.label for e in asked):
-        figure.add_trace(key_trace(order.index(label), label), row=1, col=1)
-    for e in asked:
-        assert e.front.preferences is not None
-        k = order.index(e.label)
-        seed = f", seed {e.seed}" if e.seed is not None else ""
-        for j in range(len(objectives)):
-            figure.add_trace(
-                go.Scatter(
-                    x=e.front.preferences[:, j],
-                    y=e.front.values[:, j],
-                    mode="markers",
-                    marker={"color": colour(k), "symbol": symbol_of(k), "size": 7, "opacity": 0.6},
-                    name=html.escape(e.label),
-                    legendgroup=e.label,
-                    showlegend=False,
-                    hovertemplate=f"<b>{html.escape(e.label)}</b>{seed}<br>preference %{{x:.3g}}"
-                    f"<br>{html.escape(objectives[j].label)}: %{{y:.5g}}<extra></extra>",
-                ),
-                row=j // columns + 1,
-                col=j % columns + 1,
-            )
+    for k, label in {b.k: b.label for b in asked}.items():
+        figure.add_trace(key_trace(k, label), row=1, col=1)
+    places = []
     for j, o in enumerate(objectives):
         where = {"row": j // columns + 1, "col": j % columns + 1}
+        for b in asked:
+            traces = [_medians(b, j)] if b.many else clouds(b, (f"p{j}", f"v{j}"), 0.6)
+            for trace in traces:
+                figure.add_trace(trace.update(marker_size=7), **where)
         figure.update_xaxes(title_text=f"preference for {html.escape(o.name)}", **where)
         figure.update_yaxes(title_text=html.escape(o.label), **where)
-    return figure
+        places.append({**place(j + 1, f"p{j}", f"v{j}"), "needs": len(objectives)})
+    return placed(figure, places)
+
+
+def _medians(b: Bundle, j: int, bins: int = 20) -> Any:
+    """Median and quartiles of objective j by what was asked for it: by preference where all runs
+    share a few, else over equal intervals."""
+    import plotly.graph_objects as go
+
+    asked = np.concatenate([e.front.preferences[:, j] for e in b.entries])  # type: ignore[index]
+    values = np.concatenate([e.front.values[:, j] for e in b.entries])
+    at, which = np.unique(asked.round(6), return_inverse=True)
+    if len(at) > 2 * bins:
+        which = np.minimum((asked * bins).astype(int), bins - 1)
+        at = (np.arange(bins) + 0.5) / bins
+    low, mid, high = (
+        np.array([np.quantile(values[which == k], q) for k in np.unique(which)])
+        for q in (0.25, 0.5, 0.75)
+    )
+    return go.Scatter(
+        x=at[np.unique(which)],
+        y=mid,
+        error_y={"array": high - mid, "arrayminus": mid - low, "thickness": 1, "width": 0},
+        mode="lines+markers",
+        line={"color": colour(b.k), "width": 1.5},
+        marker={"color": colour(b.k), "symbol": symbol_of(b.k)},
+        name=html.escape(b.label),
+        legendgroup=b.label,
+        showlegend=False,
+        hovertemplate=f"<b>{html.escape(b.label)}</b><br>preference %{{x:.3g}}"
+        "<br>median %{y:.5g}<extra></extra>",
+    )

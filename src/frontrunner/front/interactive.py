@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frontrunner.front import attainment
+from frontrunner.front.bundles import Bundle, bundles, groups_of
 from frontrunner.front.collect import Entry
-from frontrunner.front.plots import GRID, INK, colour, heights
+from frontrunner.front.plots import GRID, INK, colour
 from frontrunner.front.text import number
 
 if TYPE_CHECKING:
@@ -76,22 +77,12 @@ def _plane(groups: dict[str, list[Entry]], reference: Array | None) -> Figure:
     low, high = low - 0.05 * span, high + 0.05 * span
     worst = np.maximum(low * signs, high * signs)
     figure = new_figure(height=560)
-    for k, (label, group) in enumerate(groups.items()):
-        light = 0.4 if len(group) > 1 else 0.9
+    for k, label in enumerate(groups):
         figure.add_trace(key_trace(k, label))
-        for e in group:
-            figure.add_trace(
-                go.Scatter(
-                    x=e.front.values[:, 0],
-                    y=e.front.values[:, 1],
-                    mode="markers",
-                    marker=marker_of(e, k, light),
-                    name=html.escape(label),
-                    legendgroup=label,
-                    showlegend=False,
-                    **hover(e),
-                )
-            )
+    for b in bundles(groups):
+        light = 0.4 if len(groups[b.label]) > 1 else 0.9
+        figure.add_traces(clouds(b, ("v0", "v1"), light))
+    for k, (label, group) in enumerate(groups.items()):
         half = attainment.surface([e.front.minimised for e in group]).points
         assert half is not None
         line = attainment.staircase(half, worst) * signs
@@ -111,37 +102,43 @@ def _plane(groups: dict[str, list[Entry]], reference: Array | None) -> Figure:
     name_axes(figure, *objectives)
     figure.update_xaxes(range=[low[0], high[0]])
     figure.update_yaxes(range=[low[1], high[1]])
-    return figure
+    return placed(figure, [{"x": "x", "y": "y", "axes": ["v0", "v1"]}])
 
 
 def _space(groups: dict[str, list[Entry]]) -> Figure:
     import plotly.graph_objects as go
 
     objectives = next(iter(groups.values()))[0].front.objectives
+    axes = ("v0", "v1", "v2")
     figure = new_figure(height=600)
-    for k, (label, group) in enumerate(groups.items()):
+    for k, label in enumerate(groups):
         figure.add_trace(key_trace(k, label, symbol=SOLID_SYMBOLS[k % len(SOLID_SYMBOLS)]))
-        for e in group:
-            mask = e.front.nondominated()
-            symbol = SOLID_SYMBOLS[k % len(SOLID_SYMBOLS)]
+    for b in bundles(groups):
+        symbol = SOLID_SYMBOLS[b.k % len(SOLID_SYMBOLS)]
+        for dominated in b.parts():
             figure.add_trace(
                 go.Scatter3d(
-                    x=e.front.values[:, 0],
-                    y=e.front.values[:, 1],
-                    z=e.front.values[:, 2],
                     mode="markers",
                     marker={
-                        "color": colour(k),
+                        "color": colour(b.k),
                         "size": 4.5,
                         "opacity": 0.85,
-                        "symbol": [symbol if on else "circle-open" for on in mask],
+                        "symbol": "circle-open" if dominated else symbol,
                     },
-                    name=html.escape(label),
-                    legendgroup=label,
-                    showlegend=False,
-                    **hover(e),
+                    **b.said(axes, dominated),
                 )
             )
+    figure.add_trace(
+        go.Scatter3d(
+            x=[None],
+            y=[None],
+            z=[None],
+            mode="markers",
+            marker={"color": INK, "size": 11, "symbol": "circle-open", "line": {"width": 3}},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    )
     axis = {"gridcolor": GRID, "backgroundcolor": "#FAFBFC", "showbackground": True, "nticks": 6}
     titles = [{"title": {"text": html.escape(o.label)}, **axis} for o in objectives]
     figure.update_layout(
@@ -156,37 +153,25 @@ def _space(groups: dict[str, list[Entry]]) -> Figure:
     # The legend's keys are flat traces; their axes stay out of sight.
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    return figure
+    return placed(figure, [{"trace": len(figure.data) - 1, "axes": list(axes)}])
 
 
 def _projections(groups: dict[str, list[Entry]]) -> Figure:
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     objectives = next(iter(groups.values()))[0].front.objectives
     figure = styled(make_subplots(1, 3, horizontal_spacing=0.09), height=400)
+    for k, label in enumerate(groups):
+        figure.add_trace(key_trace(k, label), row=1, col=1)
+    places = []
     for column, (i, j) in enumerate(combinations(range(3), 2), start=1):
-        for k, (label, group) in enumerate(groups.items()):
-            if column == 1:
-                figure.add_trace(key_trace(k, label), row=1, col=1)
-            for e in group:
-                figure.add_trace(
-                    go.Scatter(
-                        x=e.front.values[:, i],
-                        y=e.front.values[:, j],
-                        mode="markers",
-                        marker=marker_of(e, k, 0.7),
-                        name=html.escape(label),
-                        legendgroup=label,
-                        showlegend=False,
-                        **hover(e),
-                    ),
-                    row=1,
-                    col=column,
-                )
+        for b in bundles(groups):
+            for trace in clouds(b, (f"v{i}", f"v{j}"), 0.7):
+                figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text=html.escape(objectives[i].label), row=1, col=column)
         figure.update_yaxes(title_text=html.escape(objectives[j].label), row=1, col=column)
-    return figure
+        places.append(place(column, f"v{i}", f"v{j}"))
+    return placed(figure, places)
 
 
 def _parallel(groups: dict[str, list[Entry]]) -> Figure:
@@ -194,32 +179,27 @@ def _parallel(groups: dict[str, list[Entry]]) -> Figure:
 
     objectives = next(iter(groups.values()))[0].front.objectives
     m = len(objectives)
-    mapped, worst, best = heights({k: [e.front for e in g] for k, g in groups.items()})
-    total = sum(len(run) for runs in mapped for run in runs)
+    signs = np.array([o.sign for o in objectives])
+    everything = np.vstack([e.front.minimised for g in groups.values() for e in g])
+    best, worst = everything.min(axis=0) * signs, everything.max(axis=0) * signs
+    span = {"best": best.tolist(), "worst": worst.tolist()}
+    opacity = float(np.clip(40.0 / len(everything), 0.18, 0.85))
     figure = new_figure(height=540)
-    for k, ((label, group), runs) in enumerate(zip(groups.items(), mapped, strict=True)):
+    for k, label in enumerate(groups):
         figure.add_trace(key_trace(k, label, mode="lines"))
-        for e, run in zip(group, runs, strict=True):
-            mask = e.front.nondominated()
-            for rows, dash in ((np.flatnonzero(mask), "solid"), (np.flatnonzero(~mask), "dot")):
-                if len(rows) == 0:
-                    continue
-                # A gap after every point, so that one trace holds all of them.
-                gap = np.full((len(rows), 1), np.nan)
-                figure.add_trace(
-                    go.Scatter(
-                        x=np.tile(np.append(np.arange(m, dtype=float), np.nan), len(rows)),
-                        y=np.hstack([run[rows], gap]).ravel(),
-                        mode="lines+markers",
-                        line={"color": colour(k), "width": 1.2, "dash": dash},
-                        marker={"size": 4, "symbol": symbol_of(k)},
-                        opacity=float(np.clip(40.0 / total, 0.18, 0.85)),
-                        name=html.escape(label),
-                        legendgroup=label,
-                        showlegend=False,
-                        **hover(e, np.repeat(rows, m + 1)),
-                    )
+    for b in bundles(groups):
+        for dominated in b.parts():
+            said = b.said((), dominated)
+            said["meta"]["points"] |= {"span": span}
+            figure.add_trace(
+                go.Scatter(
+                    mode="lines" if b.many else "lines+markers",
+                    line={"color": colour(b.k), "width": 1.2, "dash": ["solid", "dot"][dominated]},
+                    marker={"size": 4, "symbol": symbol_of(b.k)},
+                    opacity=opacity,
+                    **said,
                 )
+            )
     for j in range(m):
         figure.add_vline(x=j, line={"color": "#8C959F", "width": 1}, layer="below")
         for y, value, anchor in ((1.02, best[j], "bottom"), (-0.02, worst[j], "top")):
@@ -238,55 +218,46 @@ def _parallel(groups: dict[str, list[Entry]]) -> Figure:
         range=[-0.09, 1.09], showticklabels=False, showgrid=False, ticks="", showline=False
     )
     figure.update_yaxes(title_text="better →")
-    return figure
+    return placed(figure, [{"span": span}])
 
 
 # ---------------------------------------------------------------------- parts
 
 
-def groups_of(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    groups: dict[str, list[Entry]] = {}
-    for e in entries:
-        groups.setdefault(e.label, []).append(e)
-    return groups
+def clouds(b: Bundle, axes: Sequence[str], opacity: float) -> list[Any]:
+    """The points of a bundle in a plane, dominated ones hollow."""
+    import plotly.graph_objects as go
+
+    kind = go.Scattergl if b.many else go.Scatter
+    return [
+        kind(
+            mode="markers",
+            marker={
+                "color": colour(b.k),
+                "size": 5 if b.many else 8,
+                "opacity": opacity,
+                "symbol": symbol_of(b.k) + ("-open" if dominated else ""),
+            },
+            **b.said(axes, dominated),
+        )
+        for dominated in b.parts()
+    ]
 
 
-def hover(e: Entry, rows: NDArray[np.intp] | None = None) -> dict[str, Any]:
-    """What a trace says of its points: method, seed, preference, values, whether dominated.
+def place(subplot: int, x: str, y: str) -> dict[str, Any]:
+    """Where the chosen point is marked: columns x and y in a subplot, counted from 1."""
+    n = "" if subplot == 1 else str(subplot)
+    return {"x": f"x{n}", "y": f"y{n}", "axes": [x, y]}
 
-    ``rows`` are the points that the trace's vertices stand for; without, all in their order. The
-    numbers travel as one binary array, since a sentence per point makes pages several times larger.
-    """
-    front = e.front
-    lines = [f"<b>{html.escape(e.label)}</b>" + (f", seed {e.seed}" if e.seed is not None else "")]
-    data = front.values
-    if front.preferences is not None:
-        data = np.hstack([front.preferences, front.values])
-        shares = (f"%{{customdata[{j}]:.3g}}" for j in range(front.preferences.shape[1]))
-        lines.append("preference " + ", ".join(shares))
-    first = data.shape[1] - len(front.objectives)
-    for j, o in enumerate(front.objectives):
-        lines.append(f"{html.escape(o.label)}: %{{customdata[{first + j}]:.5g}}")
-    marks = np.where(front.nondominated(), "", "<br>dominated")
-    return {
-        "customdata": data if rows is None else data[rows],
-        "text": list(marks if rows is None else marks[rows]),
-        "hovertemplate": "<br>".join(lines) + "%{text}<extra></extra>",
-    }
+
+def placed(figure: Figure, places: list[dict[str, Any]]) -> Figure:
+    """The figure, which tells the page's script where to mark the chosen point."""
+    figure.update_layout(meta={"places": places})
+    return figure
 
 
 def symbol_of(k: int) -> str:
     return SYMBOLS[(k + k // len(SYMBOLS)) % len(SYMBOLS)]
-
-
-def marker_of(e: Entry, k: int, opacity: float) -> dict[str, Any]:
-    mask = e.front.nondominated()
-    return {
-        "color": colour(k),
-        "size": 8,
-        "opacity": opacity,
-        "symbol": [symbol_of(k) + ("" if on else "-open") for on in mask],
-    }
 
 
 def line_trace(line: Array, k: int, label: str, *, legend: bool = False) -> Any:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frontrunner.front import explore
+from frontrunner.front.collect import FRONT, Entry, label_of
 from frontrunner.front.text import number
 
 if TYPE_CHECKING:
@@ -40,11 +44,41 @@ tbody th { font-weight: 500; }
 td small { display: block; color: var(--soft); font-size: 12px; white-space: nowrap; }
 td.best { font-weight: 700; } td.best small { font-weight: 400; }
 td.number { white-space: nowrap; }
+td.words { overflow-wrap: anywhere; min-width: 8em; max-width: 22em; }
 figure { margin: 14px 0 8px; } figcaption { font-size: 14px; margin-top: 4px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 8px 20px; }
 a { color: var(--accent); }
+h3 { font-size: 16px; margin: 0; }
+.explore { border: 1px solid var(--rule); border-radius: 8px; padding: 12px 18px; margin: 14px 0;
+  background: white; font-size: 14px; }
+.explore [hidden] { display: none !important; } .explore p { margin: 6px 0; max-width: none; }
+.row { display: flex; flex-wrap: wrap; gap: 6px 18px; align-items: center; }
+.explore select, .explore button { font: inherit; color: inherit; padding: 3px 8px; max-width: 20em;
+  border: 1px solid #8c959f; border-radius: 6px; background: var(--tint); cursor: pointer; }
+.explore button:hover { background: var(--rule); }
+.explore :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+#explore-sliders { margin: 8px 0; } #explore-sliders > p { font-size: 13px; }
+#explore-sliders.many { display: grid; gap: 2px 28px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
+.many > p { grid-column: 1 / -1; }
+.slider { display: grid; grid-template-columns: 1fr auto; gap: 0 12px; align-items: center; }
+.slider label { grid-column: 1 / -1; }
+.slider input { width: 100%; margin: 4px 0; accent-color: var(--accent); }
+.slider output { font-variant-numeric: tabular-nums; min-width: 3em; text-align: right; }
+.ends { display: flex; justify-content: space-between; color: var(--soft); font-size: 13px; }
+.explore dl { display: flex; flex-wrap: wrap; gap: 4px 30px; margin: 8px 0; }
+.explore dt { color: var(--soft); } .explore dd { margin: 0; font-size: 18px; font-weight: 600;
+  font-variant-numeric: tabular-nums; } .explore dd small { font-weight: 400; font-size: 13px; }
+.cost dd { font-weight: 400; }
+#explore-export { display: flex; gap: 10px; align-items: center; }
+code { font: 13px/1.4 ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; }
+#explore-command { background: var(--tint); padding: 6px 10px; border-radius: 6px;
+  overflow-wrap: anywhere; flex: 1; }
+@media (min-width: 800px) and (min-height: 700px) {
+  .explore { position: sticky; bottom: 8px; z-index: 5; box-shadow: 0 2px 14px #1f232826; } }
 @media (max-width: 600px) { main { padding: 20px 14px; } .pair { grid-template-columns: 1fr; } }
-@media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } }
+@media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; }
+  .explore { position: static; box-shadow: none; } }
 """
 
 UNWANTED = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "sendChartToCloud"]
@@ -53,42 +87,51 @@ UNWANTED = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "send
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, a smaller second line, whether it is the best, and where it links."""
+    """A table cell: text, a smaller second line, whether it is the best, where it links, and
+    whether it is words that may go over several lines."""
 
     text: str
     small: str = ""
     best: bool = False
     link: str = ""
+    wrap: bool = False
 
 
-def page(title: str, body: str, *, script: bool = True) -> str:
-    """A whole page; ``body`` is HTML, the title text. ``script`` puts plotly.js in it, once."""
+def page(title: str, body: str, entries: Sequence[Entry] = ()) -> str:
+    """A whole page; ``body`` is HTML, the title text. It carries plotly.js once, and the points of
+    ``entries``, in the order of `bundles.ordered`, for the figures that `chart` made."""
     from plotly.offline import get_plotlyjs
 
-    plotly = f"<script>{get_plotlyjs()}</script>" if script else ""
+    points = explore.as_json(explore.store(entries)) if entries else ""
+    data = f'<script type="application/json" id="points">{points}</script>' if points else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style>{plotly}</head>"
-        f"<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><main>\n{body}\n</main>{data}\n"
+        # Last, so that text and tables are there before plots.
+        f"<script>{get_plotlyjs()}</script>\n<script>{explore.script()}</script></body></html>\n"
     )
 
 
 def chart(figure: Figure, name: str, caption: str = "") -> str:
-    """A plotly figure as HTML; `page` has brought the script."""
-    import plotly.io
+    """A plotly figure as HTML; `page` brings the script that draws it and what the points are."""
+    from plotly.io.json import to_json_plotly
 
-    drawing = plotly.io.to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": UNWANTED},
-        default_height=f"{figure.layout.height}px",
-    )
+    content = json.loads(to_json_plotly(figure, engine="json"))
+    content["config"] = {
+        "displaylogo": False,
+        "responsive": True,
+        "modeBarButtonsToRemove": UNWANTED,
+    }
     note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{drawing}{note}</figure>"
+    return (
+        f'<figure><div id="{name}" class="plotly-graph-div" '
+        f'style="height:{figure.layout.height}px"></div>{note}'
+        f'<script type="application/json" class="figure" data-plot="{name}">'
+        f"{explore.as_json(content)}</script></figure>"
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
@@ -99,7 +142,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
     for row in rows:
         cells = [c if isinstance(c, Cell) else Cell(c) for c in row]
         out.append("<tr>" + _cell(cells[0], "th scope='row'", "th"))
-        out += [_cell(c, f"td class='number{' best' if c.best else ''}'", "td") for c in cells[1:]]
+        for c in cells[1:]:
+            kind = ("words" if c.wrap else "number") + (" best" if c.best else "")
+            out.append(_cell(c, f"td class='{kind}'", "td"))
         out.append("</tr>")
     return "".join([*out, "</tbody></table></div>"])
 
@@ -117,22 +162,20 @@ def bullets(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def front_page(front: Front) -> str:
-    """One front: its picture, its indicators and its points."""
-    from pathlib import Path
-
+def front_page(front: Front, run: Path = Path()) -> str:
+    """One front: its picture, its indicators and its points. ``run`` is the run's directory."""
     from frontrunner.front import charts, interactive
-    from frontrunner.front.collect import Entry, label_of
 
     label = label_of(front, "Front")
     seed = front.info.get("seed")
-    entry = Entry(front, label, seed if isinstance(seed, int) else None, Path())
+    entry = Entry(front, label, seed if isinstance(seed, int) else None, run / FRONT)
     said = [(k, front.info.get(k)) for k in ("task", "split", "seed", "evaluator")]
     subtitle = " · ".join(f"{k} {v}" for k, v in said if v is not None)
     mask = front.nondominated()
     body = [f"<h1>{html.escape(label)}</h1>", f"<p class='soft'>{html.escape(subtitle)}</p>"]
     drawn = interactive.fronts([entry], front.reference_point)
     body += [chart(f, f"front-{i}", caption) for i, (caption, f) in enumerate(drawn)]
+    body.append(explore.control([entry]))
     obeyed = charts.alignment([entry])
     if obeyed is not None:
         body += ["<h2>What was asked for, and what came</h2>", chart(obeyed, "alignment")]
@@ -151,7 +194,7 @@ def front_page(front: Front) -> str:
         note = "" if mask[i] else "dominated"
         points.append([str(i), *said_of, *(number(x, 5) for x in row), note])
     body += ["<h2>Points</h2>", table(head, points)]
-    return page(label, "\n".join(body))
+    return page(label, "\n".join(body), [entry])
 
 
 def _value(value: object) -> str:

@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -339,4 +340,4 @@ def front_html(front: Front, path: str | os.PathLike[str]) -> None:
     """Write one front as a page of its own, which needs no network, atomically."""
     from frontrunner.front import page
 
-    files.write_text(path, page.front_page(front))
+    files.write_text(path, page.front_page(front, Path(path).parent))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from urllib.parse import quote
 
 from frontrunner import files
-from frontrunner.front import charts, interactive, plots, text
+from frontrunner.front import (
+    bundles,
+    charts,
+    configurations,
+    explore,
+    interactive,
+    plots,
+    surfaces,
+    text,
+)
 from frontrunner.front.collect import Entry
 from frontrunner.front.comparison import Comparison
 from frontrunner.front.page import Cell, bullets, chart, page, table
@@ -65,12 +74,13 @@ def write_report(
     ]
     if c.warnings:
         body.append(f"<div class='box warn'><h2>Warnings</h2>{bullets(c.warnings)}</div>")
-    body += ["<h2>Fronts</h2>"]
+    body += ["<div><h2>Fronts</h2>"]  # the control stays in view within this element
     for i, (caption, figure) in enumerate(interactive.fronts(entries, c.reference_point)):
         body.append(chart(figure, f"front-{i}", caption))
+    body += [explore.control(entries), "</div>"]
     body += ["<h2>Indicators</h2>", _indicators(c)]
     body += ["<h2>Conventions</h2>", bullets(text.conventions(c, mark="bold"))]
-    body += _attainment(c, entries)
+    body += _surfaces(entries) + _attainment(c, entries)
     if c.pairs:
         body += ["<h2>Paired tests on the hypervolume</h2>", _tests(c)]
         body += [
@@ -86,8 +96,10 @@ def write_report(
     if obeyed is not None:
         body += ["<h2>Alignment with preferences</h2>", _alignment_note(entries)]
         body.append(chart(obeyed, "alignment"))
+    body += _configurations(entries)
     body += ["<h2>Runs</h2>", _runs(c, Path(path))]
-    files.write_text(path, page(title, "\n".join(body)))
+    points = bundles.ordered(bundles.groups_of(entries))
+    files.write_text(path, page(title, "\n".join(body), points))
 
 
 # ---------------------------------------------------------------------- sections
@@ -112,6 +124,15 @@ def _indicators(c: Comparison) -> str:
             row.append(Cell(text.spread(s), inside, g.label in best[i.key]))
         rows.append(row)
     return table(["", *(g.label for g in c.groups)], rows)
+
+
+def _surfaces(entries: Sequence[Entry]) -> list[str]:
+    head = "<h2>Attainment surfaces</h2>"
+    found = surfaces.figure(entries)
+    if isinstance(found, str):
+        return [head, f"<p>{html.escape(found)}</p>"]
+    figure, caption = found
+    return [head, chart(figure, "surfaces", caption)]
 
 
 def _attainment(c: Comparison, entries: Sequence[Entry]) -> list[str]:
@@ -159,10 +180,12 @@ def _tests(c: Comparison) -> str:
             Cell(text.number(p.adjusted, 3), best=p.significant),
             p.test.method,
             Cell(text.verdict(p.significant, p.possible, p.test.p is not None), best=p.significant),
+            text.budgets(c, p),
         ]
         for p in c.pairs
     ]
     head = ["pair", "shared seeds", "mean difference", "p", "p after Holm", "test", "verdict"]
+    head.append("forward passes")
     return table(head, rows)
 
 
@@ -185,6 +208,54 @@ def _alignment_note(entries: Sequence[Entry]) -> str:
     return (
         f"<p>{meaning} The rank alignment in the table is 1 when the order of the values is the "
         "order that was asked for.</p>"
+    )
+
+
+def _configurations(entries: Sequence[Entry]) -> list[str]:
+    found = configurations.differences(entries)
+    body = ["<h2>Configuration differences</h2>"]
+    count = len({e.path for e in entries}) - len(found.missing)
+    if not count:
+        return [*body, "<p>No front has a config.yaml beside it, so nothing is known of this.</p>"]
+    beyond = found.beyond_method
+    if len(found.labels) > 1:
+        said = (
+            f"Beside the method's own settings the runs differ in {text.listed(beyond)}."
+            if beyond
+            else "The runs differ in nothing but the method's own settings."
+        )
+        body.append(f"<p>{html.escape(said)}</p>")
+    if found.rows:
+        body.append(_cells(found, found.rows, "key"))
+    elif len(found.labels) == 1:
+        body.append("<p>All runs have one configuration.</p>")
+    body.append(
+        "<p class='soft'>Resolved values that are not the same for all runs, without seeds and "
+        f"what changes no result; {configurations.ABSENT} where there is no such key.</p>"
+    )
+    if found.missing:
+        names = [str(path) for path in found.missing]
+        more = [f"{len(names) - 20} more"] if len(names) > 20 else []
+        body.append(
+            "<p>Nothing is known of runs without a config.yaml: "
+            f"{html.escape(text.listed([*names[:20], *more]))}.</p>"
+        )
+    if found.code:
+        body += ["<h3>Code and versions that differ</h3>", _cells(found, found.code, "")]
+    return body
+
+
+def _cells(
+    found: configurations.Differences,
+    rows: Mapping[str, tuple[configurations.Cell, ...]],
+    head: str,
+) -> str:
+    return table(
+        [head, *found.labels],
+        [
+            [key, *(Cell(c.text, "" if c.agrees else "differs within", wrap=True) for c in cells)]
+            for key, cells in rows.items()
+        ],
     )
 
 

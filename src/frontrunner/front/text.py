@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from frontrunner.front.comparison import Comparison
+    from frontrunner.front.comparison import Comparison, Pair
     from frontrunner.front.statistics import Statistic
 
 QUALITY = ("hypervolume", "relative_hypervolume", "igd_plus", "epsilon_additive")
@@ -143,6 +143,7 @@ def paired_tests(c: Comparison, *, markdown: bool = False) -> str:
     if not c.pairs:
         return ""
     head = ["hypervolume", "seeds", "difference", "interval", "p", "p (Holm)", "test", "verdict"]
+    head.append("forward passes")
     rows = [
         [
             f"{p.a} - {p.b}",
@@ -153,10 +154,25 @@ def paired_tests(c: Comparison, *, markdown: bool = False) -> str:
             number(p.adjusted, 3),
             p.test.method,
             verdict(p.significant, p.possible, p.test.p is not None),
+            budgets(c, p),
         ]
         for p in c.pairs
     ]
     return grid(head, rows, markdown=markdown)
+
+
+def budgets(c: Comparison, p: Pair) -> str:
+    """Forward passes of a pair as a ratio, ``3 : 1``; ``equal`` within the tolerance."""
+    from frontrunner.front import caveats
+
+    passes = caveats.passes(c)
+    if p.a not in passes or p.b not in passes:
+        return "unknown"
+    if caveats.equal_budgets(passes[p.a], passes[p.b]):
+        return "equal"
+    a, b = passes[p.a], passes[p.b]
+    least = min(a, b)
+    return f"{number(a / least, 3)} : {number(b / least, 3)}" if least else "only one"
 
 
 def verdict(significant: bool, possible: bool, tested: bool) -> str:
