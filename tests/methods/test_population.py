@@ -252,3 +252,20 @@ def test_processes_that_divide_the_members_do_together_what_one_does(network, ve
 def test_more_processes_than_members_are_refused():
     with pytest.raises(ConfigError, match="3 networks for 4 processes"):
         population().divide(0, 4, lambda tensor: None)
+
+
+def frozen_body(**shapes):
+    network = mlp(**shapes)
+    network.linears.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize("vectorize", ["always", "never"])
+def test_what_the_network_does_not_learn_stays_as_it_is(tmp_path, vectorize):
+    start = population(frozen_body).state()
+    models = fitted(tmp_path, frozen_body, vectorize)
+    for preference in WEIGHTS[1:]:  # the first has no use for the second head
+        network = models.materialize(preference)
+        for name, weight in network.named_parameters():
+            same = torch.equal(weight, start[name][0])
+            assert same == name.startswith("linears"), name

@@ -8,7 +8,11 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from frontrunner.errors import ConfigError
-from frontrunner.methods.learning.training import Training
+from frontrunner.methods.learning.training import Training, trainable
+from frontrunner.models.conditioning import InputConditioning
+from frontrunner.models.networks import MLP
+from frontrunner.tasks.base import Model
+from frontrunner.tasks.synthetic import Synthetic
 
 
 def training(**settings) -> Training:
@@ -75,3 +79,14 @@ def test_the_schedule_ends_where_it_should():
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         training(**settings)
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_a_network_of_which_nothing_learns_is_refused(conditioned):
+    def frozen(**shapes):
+        return MLP(**shapes, hidden=[4]).requires_grad_(False)
+
+    # Preferences that join the inputs bring no weights of their own.
+    task = Synthetic("vlmop2", model=Model(frozen, InputConditioning))
+    with pytest.raises(ConfigError, match=r"every weight of its network is frozen"):
+        trainable(task, conditioned=conditioned)

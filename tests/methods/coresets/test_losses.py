@@ -286,6 +286,12 @@ def test_check_refuses_with_the_key_named(override, message, digits, work):
     assert list(work.iterdir()) == []
 
 
+def test_combinations_of_labels_are_classes(two_digits):
+    with pytest.raises(ConfigError, match=r"20, fewer than the \d\d classes .*combinations.*joint"):
+        check(two_digits("eracs", "method.budget=0.1"))
+    check(two_digits("eracs", "method.budget=0.1", "method.variant=joint"))
+
+
 @pytest.mark.parametrize("key", ["parts", "rate"])
 def test_check_refuses_glisters_settings(key, digits):
     with pytest.raises(ConfigError, match=rf"method\.{key}=0"):

@@ -300,3 +300,30 @@ def test_the_set_that_comes_out_says_what_was_made_do_with(tmp_path) -> None:
     for preference in GRID:
         assert again.materialize(preference) is again.materialize(preference)
     assert runner.cost["forward_passes"] == 36
+
+
+def test_frozen_weights_are_shared_and_neither_weighed_nor_moved() -> None:
+    def frozen_body(**shapes: object) -> MLP:
+        network = mlp(**shapes)
+        network.linears.requires_grad_(False)
+        return network
+
+    seen: list[Moment] = []
+
+    def noted(moment: Moment) -> Combination:
+        seen.append(moment)
+        return by_preference(moment)
+
+    learner = population(frozen_body, combine=noted, spread=True)
+    state = {name: tensor.detach().clone() for name, tensor in learner.state().items()}
+    assert all(
+        torch.equal(tensor[0], tensor[1]) == name.startswith("linears")
+        for name, tensor in state.items()
+    )
+    optimizer = learner.optimizers()["weights"]
+    learner.update(batch(), 0).loss.backward()
+    optimizer.step()
+    for name, tensor in learner.state().items():
+        assert torch.equal(tensor, state[name]) == name.startswith("linears")
+    # Each head has an objective of its own, so that nothing is shared that learns.
+    np.testing.assert_allclose(seen[0].gramians[:, 0, 1], 0, atol=1e-12)

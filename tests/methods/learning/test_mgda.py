@@ -129,3 +129,23 @@ def test_packages_that_are_missing_are_named_before_training(
 def test_an_unknown_aggregator_is_named() -> None:
     with pytest.raises(ConfigError, match=r"aggregator=mgd is unknown; did you mean 'mgda'"):
         Mgda(Training(steps=1, batch_size=1), points=5, seed=0, aggregator="mgd")
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_mgda_is_torchjd_s_where_one_gradient_is_the_answer_and_elsewhere(m: int) -> None:
+    available("mgda")
+    from torchjd.aggregation import MGDAWeighting
+
+    rng, reference, alone = np.random.default_rng(5), MGDAWeighting(), 0
+    weighting = gramian_weighting("mgda", m)
+    for _ in range(40):
+        gradients = torch.as_tensor(rng.standard_normal((m, 4)) + rng.exponential(size=(m, 1)))
+        gramian = gradients @ gradients.T
+        found, expected = weighting(gramian), reference(gramian * (m / gramian.trace()))
+        alone += int(float(found.max()) == 1.0)
+        # The iteration's own tolerance, on the length of what it finds.
+        lengths = [float((w @ gramian @ w).sqrt()) for w in (found, expected)]
+        assert lengths[0] <= lengths[1] + 1e-9
+        if m == 2:
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert 0 < alone < 40

@@ -11,6 +11,7 @@ import frontrunner
 from frontrunner.errors import ConfigError
 from frontrunner.methods.learning.phn import PHN, _PHNLearner
 from frontrunner.methods.learning.training import Training
+from frontrunner.models.conditioning import FiLM
 from frontrunner.models.networks import MLP
 from frontrunner.models.weights import HyperNetwork
 from frontrunner.tasks.base import Model, rows
@@ -64,3 +65,43 @@ def test_a_run_trains_and_says_how_preferences_are_read(solver, kind, tmp_path):
 def test_an_unknown_solver_is_named():
     with pytest.raises(ConfigError, match=r"method\.solver"):
         PHN(TRAINING, points=5, seed=0, solver="lp")
+
+
+class Partly(MLP):
+    """Its hidden layer is frozen."""
+
+    def __init__(self, **shapes):
+        super().__init__(**shapes)
+        self.linears.requires_grad_(False)
+
+
+@pytest.mark.parametrize("solver", ["linear", "epo"])
+@pytest.mark.parametrize("kind", [HyperNetwork, FiLM])
+def test_frozen_weights_are_left_alone_and_the_others_trained(solver, kind):
+    model = Model(partial(Partly, hidden=[6]), partial(kind, hidden=8))
+    chosen = MultiDigits(sizes=(60, 30, 20), model=model)
+    method = PHN(TRAINING, points=5, seed=0, solver=solver)
+    method.check(chosen)
+    trained = _PHNLearner(chosen, method)
+    before = trained.pareto_set().materialize([0.3, 0.7]).state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    optimizer = trained.optimizers()["weights"]
+    trained.update(rows(chosen.data("train"), range(60)), 0).loss.backward()
+    optimizer.step()
+    after = trained.pareto_set().materialize([0.3, 0.7]).state_dict()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert not [name for name in moved if "linears" in name]
+
+
+def test_a_network_frozen_altogether_is_refused_before_anything_is_trained():
+    class Whole(Partly):
+        def __init__(self, **shapes):
+            super().__init__(**shapes)
+            self.requires_grad_(False)
+
+    chosen = MultiDigits(
+        sizes=(60, 30, 20), model=Model(partial(Whole, hidden=[6]), partial(HyperNetwork, hidden=8))
+    )
+    with pytest.raises(ConfigError, match=r"every weight of the network is frozen.*conditioning="):
+        PHN(TRAINING, points=5, seed=0).check(chosen)

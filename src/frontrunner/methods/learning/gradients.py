@@ -114,13 +114,14 @@ class GradientPopulation(Population):
 
     @torch.no_grad()
     def _spread(self, seed: int) -> None:
-        """Give every network but the first initial weights of its own."""
+        """Give every network but the first initial weights of its own, where they learn."""
         for k in range(1, len(self.preferences)):
             torch.manual_seed(derive(seed, "network", k))
             other = self._task.network()
             own = dict(other.named_parameters()) | dict(other.named_buffers())
             for name, tensor in self.state().items():
-                tensor[k] = own[name]
+                if tensor.requires_grad or name in self._buffer_names:
+                    tensor[k] = own[name]
 
     def divide(self, rank: int, world: int, add_up: Callable[[Tensor], None]) -> None:
         if not self._independent:
@@ -142,7 +143,7 @@ class GradientPopulation(Population):
         # Its gradient is the direction, its value the mean objective, for the learning curves.
         along = sum(
             (p[self._share].flatten(1) * d).sum()
-            for p, d in zip(self.stacked, directions, strict=True)
+            for p, d in zip(self.learned(), directions, strict=True)
         )
         assert isinstance(along, Tensor)
         loss = self._processes * (along - along.detach()) + losses.detach().mean()
@@ -168,7 +169,7 @@ class GradientPopulation(Population):
     # ------------------------------------------------------------------ one step
 
     def _jacobians(self, losses: Tensor) -> list[Tensor]:
-        """(m, K, P) for each parameter: gradients of every objective of every network.
+        """(m, K, P) for each parameter that learns: gradients of every objective of every network.
 
         Networks share nothing, so the gradient of Σ_k f_j(θ_k) holds ∇f_j(θ_k) for each k.
         """
@@ -183,7 +184,7 @@ class GradientPopulation(Population):
                 f"task '{self._task.name}': no objective depends on a weight that learns; leave "
                 "some part of the network unfrozen"
             )
-        weights = list(self.stacked)
+        weights = self.learned()
         rows = [
             torch.autograd.grad(
                 losses[:, j].sum(), weights, retain_graph=j < m - 1, materialize_grads=True

@@ -2,7 +2,9 @@
 
 Sources: Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", C.
 R. Math. 350, 2012: the shortest vector in the convex hull of the objectives' gradients.
-The other combinations, and the solvers, are TorchJD's (Quinton & Rey, arXiv 2406.16232).
+The other combinations, and the solvers, are TorchJD's (Quinton & Rey, arXiv 2406.16232); among
+them, for MGDA, the Frank-Wolfe iteration of Sener & Koltun, NeurIPS 2018, Algorithm 2, and for
+Nash-MTL that of Navon et al., ICML 2022, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ class Mgda(Method):
         points: number of networks, one for each point of the simplex lattice.
         seed: of the initial weights, and of the order in which PCGrad projects.
         aggregator: a key of `AGGREGATORS`. ``nash_mtl`` and ``cagrad`` compile a convex program for
-            every network at every step, which takes far longer than a small network's gradients.
+            every network at every step, Nash-MTL up to twenty of them, which takes far longer than
+            a small network's gradients.
         vectorize: see `population.Population`.
     """
 
@@ -167,8 +170,28 @@ def gramian_weighting(aggregator: str, m: int) -> Weighting:
     if aggregator == "nash_mtl":
         return _nash(kind, m)
     weighting: Weighting = kind(**dict(chosen.options))
+    if aggregator == "mgda":
+        return _mgda(weighting)
     # None of these weights depends on the length of gradients; the solvers' tolerances do.
     return lambda gramian: weighting(gramian * (m / gramian.trace()))
+
+
+def _mgda(weighting: Weighting) -> Weighting:
+    """MGDA, with the answer given at once where the shortest vector is one of the gradients: none
+    then has a smaller inner product with it than itself. TorchJD's iteration, once it has found
+    such a gradient, goes on to its last step.
+    """
+
+    def weights(gramian: Tensor) -> Tensor:
+        lengths = gramian.diagonal()
+        shortest = int(lengths.argmin())
+        if bool((gramian[shortest] >= lengths[shortest]).all()):
+            found = torch.zeros_like(lengths)
+            found[shortest] = 1.0
+            return found
+        return weighting(gramian * (len(gramian) / gramian.trace()))
+
+    return weights
 
 
 def _nash(kind: Any, m: int) -> Weighting:

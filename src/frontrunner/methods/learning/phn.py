@@ -1,6 +1,6 @@
 """PHN: a hypernetwork that makes the weights for any preference.
 
-Source: Navon et al., "Learning the Pareto front with hypernetworks", ICLR 2021.
+Source: Navon et al., "Learning the Pareto front with hypernetworks", ICLR 2021, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class PHN(Method):
     which its configuration chooses).
 
     Args:
-        training: the task's budget; ``concentration`` is the Dirichlet's, 0.2 in the paper.
+        training: the task's budget; ``concentration`` is the Dirichlet's. The authors' code for
+            two digits draws uniformly unless told otherwise, and learns at a rate of 1e-4.
         points: preferences of the front.
         seed: of the initial weights and the draws.
         solver: ``linear`` (PHN-LS) weights the objectives by the preference; ``epo`` (PHN-EPO)
@@ -85,7 +86,7 @@ class _PHNLearner(PreferenceLearner):
     def _weights(self, f: Tensor, r: Tensor) -> Tensor:
         """(k, m): of the objectives' gradients at each preference, by exact Pareto optimal
         search."""
-        parameters = list(self.network.parameters())
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
         gramians = []
         for row in f:
             gradients = []

@@ -29,7 +29,8 @@ class Population(Learner):
 
     All start from the same weights and see the same mini-batches, so that they differ by their
     preferences alone. Adam acts element by element, so one Adam over the stacked parameters is K
-    independent ones; the summed loss gives every network exactly its own gradient.
+    independent ones; the summed loss gives every network exactly its own gradient. What the network
+    does not learn (``requires_grad=False``) stays as it is.
 
     Args:
         task: supplies the architecture and the objectives.
@@ -67,7 +68,10 @@ class Population(Learner):
             return tensor.detach().expand(len(preferences), *tensor.shape).clone()
 
         parameters = set(self._parameter_names)
-        self.stacked = nn.ParameterList([nn.Parameter(stacked(n)) for n in self._parameter_names])
+        self.stacked = nn.ParameterList(
+            nn.Parameter(stacked(n), network.get_parameter(n).requires_grad)
+            for n in self._parameter_names
+        )
         for i, name in enumerate(self._buffer_names):
             self.register_buffer(f"buffer_{i}", stacked(name))
         self.register_buffer("preferences", torch.as_tensor(preferences, dtype=torch.float32))
@@ -94,8 +98,12 @@ class Population(Learner):
         tensors = dict(zip(self._parameter_names, self.stacked, strict=True))
         return tensors | {n: getattr(self, f"buffer_{i}") for i, n in enumerate(self._buffer_names)}
 
+    def learned(self) -> list[nn.Parameter]:
+        """The stacked parameters that learn."""
+        return [p for p in self.stacked if p.requires_grad]
+
     def optimizers(self) -> dict[str, Optimizer]:
-        return {"weights": self._optimize(self.stacked.parameters())}
+        return {"weights": self._optimize(self.learned())}
 
     def update(self, batch: Batch, step: int) -> Update:
         losses = self.objectives(batch)

@@ -99,8 +99,9 @@ def trainable(task: Task, *, conditioned: bool = False) -> None:
     """Refuse a task whose networks a gradient method cannot train.
 
     Raises:
-        ConfigError: the task is one of merging; or, where they have to be ``conditioned`` on a
-            preference, the model has no conditioning.
+        ConfigError: the task is one of merging, or has one objective; nothing of its network
+            learns; or, where they have to be ``conditioned`` on a preference, the model has no
+            conditioning.
     """
     if isinstance(task, MergingTask):
         raise ConfigError(
@@ -114,7 +115,14 @@ def trainable(task: Task, *, conditioned: bool = False) -> None:
     if conditioned:
         if task.model is None or task.model.conditioning is None:
             raise ConfigError("this method needs a model with conditioning: set conditioning=film")
-        task.conditioned_network()  # refuses a network that it cannot condition
+        network = task.conditioned_network()  # refuses a network that it cannot condition
+    else:
+        network = task.network()
+    if not any(p.requires_grad and p.numel() > 0 for p in network.parameters()):
+        raise ConfigError(
+            f"task '{task.name}': every weight of its network is frozen, so there is nothing to "
+            "learn; leave some part of it unfrozen"
+        )
 
 
 def adam(
