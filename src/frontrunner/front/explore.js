@@ -164,7 +164,7 @@
           element("dd", short(of[point], 4), { id: `explore-cost-${key}` }));
         facts.append(pair);
       }
-      const far = distance < 5e-4 ? "" : `, ${short(distance, 2)} away`;
+      const far = distance < 1e-6 ? " as asked" : `, ${short(distance, 2)} away`;
       const note = run.dominated[point] === "1" ? "; dominated by another point of this run" : "";
       said.replaceChildren(facts, element("p",
         `Nearest evaluated preference: (${asked.map((x) => short(x, 4)).join(", ")})${far}, point ` +
