@@ -1,11 +1,12 @@
 """Reproduce what the pages of the learning methods claim; every table is printed here.
 
-    python experiments/learning_fronts/reproduce.py [known] [lorpman] [choices] [--steps N]
-        [--seeds N] [--problems …] [--methods …] [--tasks …]
+    python experiments/learning_fronts/reproduce.py [known] [lorpman] [choices] [parameters]
+        [--steps N] [--seeds N] [--problems …] [--methods …] [--tasks …]
 
 ``known`` holds every method of conf/method/learning against fronts in closed form. ``lorpman``
 takes LORPMAN apart, beside PaMaL and COSMOS, on the embedded digits; ``choices`` is the grids by
-which that study, and a recommendation for PHN, chose what the papers leave open. In each table all
+which that study, and a recommendation for PHN, chose what the papers leave open; ``parameters``
+counts what each method stores, with the papers' networks and on one. In each table of fronts all
 methods take the same number of steps, by default fewer than the task's own. Runs that exist are not
 run again. Tables go to standard output, and with every figure behind them to
 experiments/learning_fronts/results/.
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ PROBLEMS = {"zdt1": 15, "zdt2": 15, "zdt3": 15, "vlmop2": 15, "dtlz2": 15, "maf1
 # Of the 4,000 of training=synthetic and the 3,000 of training=multi_digits, which take hours.
 STEPS = {"known": 600, "lorpman": 1500, "choices": 1500}
 SEEDS = {"known": 5, "lorpman": 10, "choices": 2}
+TABLES = (*STEPS, "parameters")
 TRUTH = 2000  # points of the true front that IGD+ is measured to
 
 # What a method is run with where that is not its configuration alone.
@@ -71,7 +74,7 @@ def main() -> int:
     """Print the tables asked for."""
     there = methods()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[[], *STEPS], default=[])
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=[])
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--methods", nargs="+", choices=there, default=there)
     parser.add_argument("--tasks", nargs="+", choices=_digits.TASKS, default=list(_digits.TASKS))
@@ -81,13 +84,15 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for name in options.tables or STEPS:
+    for name in options.tables or TABLES:
         start = time.perf_counter()
-        steps, seeds = options.steps or STEPS[name], options.seeds or SEEDS[name]
-        words = [name, "--steps", str(steps)]
-        if name != "choices":
+        steps, seeds = options.steps or STEPS.get(name, 0), options.seeds or SEEDS.get(name, 0)
+        words = [name]
+        if name in STEPS:
+            words += ["--steps", str(steps)]
+        if name in ("known", "lorpman"):
             words += ["--seeds", str(seeds)]
-        given = ("problems", "methods") if name == "known" else ("tasks",)
+        given = {"known": ("problems", "methods"), "parameters": ()}.get(name, ("tasks",))
         for option in given:
             if getattr(options, option) != parser.get_default(option):
                 words += [f"--{option}", *getattr(options, option)]
@@ -95,6 +100,8 @@ def main() -> int:
             if name == "known":
                 study = Study(options.problems, options.methods, steps, seeds, options.output)
                 table, rows = known(study)
+            elif name == "parameters":
+                table, rows = parameters()
             else:
                 digits = _digits.DigitStudy(options.tasks, steps, seeds, options.output)
                 table, rows = getattr(_digits, name)(digits)
@@ -138,6 +145,63 @@ def known(study: Study) -> tuple[str, Rows]:
         "program)."
     )
     return "\n\n".join([intro, *tables]), rows
+
+
+# What the papers' tables have, by which kernels of the LeNet: Chen & Kwok (NeurIPS 2022).
+PUBLISHED = {
+    "EPO, MOO-SVGD: 15 networks": (478_650, (9, 5)),
+    "COSMOS (channels)": (43_058, (5, 5)),
+    "PHN (hypernetwork)": (3_243_410, (9, 5)),
+    "GMOOAR (FiLM, 15 angles)": (43_685, (5, 5)),
+}
+
+
+def parameters() -> tuple[str, Rows]:
+    """Numbers that two digits' front of 15 points stores, by the network that is conditioned."""
+    from frontrunner.models import conditioning, weights
+    from frontrunner.models.networks import LeNet
+
+    kinds: dict[str, tuple[Any, int]] = {
+        "COSMOS (channels)": (conditioning.ChannelConditioning, 0),
+        "COSMOS, PSL (FiLM)": (conditioning.FiLM, 0),
+        "GMOOAR (FiLM, 15 angles)": (conditioning.FiLM, 15),
+        "PHN (hypernetwork)": (weights.HyperNetwork, 0),
+        "PaMaL (ensemble)": (weights.Ensemble, 0),
+        "LORPMAN (low rank, 4)": (weights.LowRankUpdates, 0),
+    }
+    shapes = {"input_shape": (1, 36, 36), "output_sizes": (10, 10)}
+
+    def size(network: torch.nn.Module) -> int:
+        return sum(p.numel() for p in network.parameters())
+
+    rows: Rows = []
+    for name in ["EPO, MOO-SVGD: 15 networks", *kinds]:
+        row: dict[str, Any] = {"method": name}
+        for kernels in ((9, 5), (5, 5)):
+            factory = partial(LeNet, kernel=list(kernels))
+            if name in kinds:
+                kind, more = kinds[name]
+                row[str(kernels)] = size(kind(factory, **shapes, m=2)) + more
+            else:
+                row[str(kernels)] = 15 * size(factory(**shapes))
+        published, kernels = PUBLISHED.get(name, (None, (0, 0)))
+        row["published"] = published
+        if published not in (None, row.get(str(kernels))):
+            raise FrontrunnerError(f"{name}: {row}, but the paper has {published}")
+        rows.append(row)
+    lines = [
+        [
+            row["method"],
+            "" if row["published"] is None else f"{row['published']:,}",
+            *(f"{row[str(kernels)]:,}" for kernels in ((9, 5), (5, 5))),
+        ]
+        for row in rows
+    ]
+    head = ["method", "published", "LeNet, kernels 9 and 5 (31,910)", "kernels 5 (42,350)"]
+    intro = (
+        "Stored numbers for two objectives and 15 points. Published: on one of the two networks."
+    )
+    return f"{intro}\n\n{text.grid(head, lines, markdown=True)}", rows
 
 
 # ---------------------------------------------------------------------- pieces
