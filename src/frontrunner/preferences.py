@@ -80,6 +80,35 @@ def grid(m: int, n: int) -> Array:
     return das_dennis(m, divisions)
 
 
+def scenarios(m: int) -> Array:
+    """The preferences of merging papers, (1 + 2m, m): equal; half of the weight on each objective
+    in turn and the rest shared (priority); all of it on each in turn (one-hot).
+
+    Source: Pareto Merging and ReACT evaluate so; half is our reading of "priority".
+    """
+    if m < 2:
+        raise FrontError("scenarios need at least two objectives")
+    first = np.eye(m)
+    half = np.full((m, m), 0.5 / (m - 1))
+    np.fill_diagonal(half, 0.5)
+    rows = np.concatenate([np.full((1, m), 1.0 / m), half, first])
+    _, kept = np.unique(rows.round(12), axis=0, return_index=True)  # of two, half is equal
+    return rows[np.sort(kept)]
+
+
+def chosen(m: int, points: int | str) -> Array:
+    """`grid` for a number, `scenarios` for their name.
+
+    Raises:
+        FrontError: no such lattice, or another name.
+    """
+    if points == "scenarios":
+        return scenarios(m)
+    if isinstance(points, str):
+        raise FrontError(f"points '{points}' is neither a number nor 'scenarios'")
+    return grid(m, points)
+
+
 def with_uniform(preferences: ArrayLike) -> Array:
     """The rows (n, m), and the uniform preference after them where it is not among them."""
     p = np.atleast_2d(np.asarray(preferences, dtype=np.float64))

@@ -16,7 +16,7 @@ from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
 from frontrunner.front.points import PointLog
 from frontrunner.pareto_sets.base import ParetoSet
-from frontrunner.preferences import grid
+from frontrunner.preferences import chosen
 from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks.base import Task
 
@@ -37,7 +37,8 @@ class Evaluator(ABC):
 
     Args:
         points: None scores the set's own preferences; a number scores a simplex lattice of that
-            many instead, for sets that answer any preference.
+            many instead, and ``scenarios`` those of `frontrunner.preferences.scenarios`, for sets
+            that answer any preference.
         reference_point: None takes that of `axes`.
     """
 
@@ -48,7 +49,7 @@ class Evaluator(ABC):
     needs_costs: bool = False
 
     def __init__(
-        self, points: int | None = None, reference_point: Sequence[float] | None = None
+        self, points: int | str | None = None, reference_point: Sequence[float] | None = None
     ) -> None:
         self.points, self.reference_point = points, reference_point
 
@@ -101,7 +102,7 @@ class Evaluator(ABC):
                 "evaluator=cost_quality"
             )
         if self.points is not None:
-            grid(task.m, self.points)
+            chosen(task.m, self.points)
         if reference is not None and (
             len(reference) != m or not np.isfinite(np.asarray(reference, dtype=float)).all()
         ):
@@ -136,7 +137,7 @@ class Evaluator(ABC):
         Raises:
             FrontError: an objective is not finite; the preference is named.
         """
-        preferences = pareto_set.preferences if self.points is None else grid(task.m, self.points)
+        preferences = pareto_set.preferences if self.points is None else chosen(task.m, self.points)
         done: dict[int, dict[str, Any]] = log.done() if log else {}
         found = {i: (done[i]["values"], done[i]["cost"]) for i in done}
         own = range(ranks.rank, len(preferences), ranks.world)

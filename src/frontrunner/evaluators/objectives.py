@@ -31,8 +31,7 @@ class Objectives(Evaluator):
         what: ``losses`` (minimised, in the task's units), ``accuracies`` (maximised) or
             ``perplexities`` (minimised, the exponential of losses in nats).
         split: ``test``, ``validation`` or ``train``.
-        points: None scores the set's own preferences; a number scores a simplex lattice of that
-            many instead, for sets that answer any preference.
+        points: see `Evaluator`.
         reference_point: None takes the task's, or 0 for every accuracy.
         batch_size: samples per forward pass.
         together: preferences per forward pass, of sets of one conditioned network: a curve of
@@ -43,7 +42,7 @@ class Objectives(Evaluator):
         self,
         what: Measure = "losses",
         split: Split = "test",
-        points: int | None = None,
+        points: int | str | None = None,
         reference_point: Sequence[float] | None = None,
         batch_size: int = 4096,
         together: int = 1,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from frontrunner import config as configuration
 from frontrunner.errors import FrontrunnerError
 from frontrunner.sweeps import plan as plans
@@ -18,10 +20,8 @@ from frontrunner.sweeps.compose import compose_all
 from frontrunner.sweeps.foreground import run_through
 from frontrunner.sweeps.launcher import State
 from frontrunner.sweeps.sweep import Cell
-from frontrunner.tables.grid import Entry, Grid
+from frontrunner.tables.grid import Entry, Grid, Words
 from frontrunner.tables.table import Table
-
-Words = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,29 +65,30 @@ def complete(
         if not missing:
             return Outcome(grid, problems)
         tried |= set(missing)
-        problems |= refused(list(missing))
-        able = [w for w in missing if w not in problems]
+        configs = dict(zip(missing, compose_all(list(missing)), strict=True))
+        problems |= refused(configs)
+        able = {w: config for w, config in configs.items() if w not in problems}
         if not able:
             continue
         if launcher:
-            handed = _hand_over(table, able, launcher, wait)
+            handed = _hand_over(table, list(able), launcher, wait)
             if not wait:
                 return Outcome(Grid(table, output), problems, handed)
         else:
             problems |= _here(able, say)
 
 
-def refused(runs: Sequence[Words]) -> dict[Words, str]:
+def refused(configs: Mapping[Words, DictConfig]) -> dict[Words, str]:
     """Why runs cannot run, of those that cannot; of runs that differ in their seed one is built."""
     import frontrunner.run as run_module
 
     why: dict[Words, str | None] = {}
     problems = {}
-    for words in runs:
+    for words, config in configs.items():
         kind = tuple(w for w in words if not w.startswith("seed="))
         if kind not in why:
             try:
-                run_module.check(configuration.compose(words))
+                run_module.check(config)
                 why[kind] = None
             except (FrontrunnerError, OSError) as error:
                 why[kind] = " ".join(str(error).split())
@@ -96,13 +97,12 @@ def refused(runs: Sequence[Words]) -> dict[Words, str]:
     return problems
 
 
-def _here(runs: Sequence[Words], say: Callable[[str], None]) -> dict[Words, str]:
+def _here(runs: Mapping[Words, DictConfig], say: Callable[[str], None]) -> dict[Words, str]:
     import frontrunner.run as run_module
 
     problems = {}
     began = time.perf_counter()
-    for number, words in enumerate(runs, start=1):
-        config = configuration.compose(words)
+    for number, (words, config) in enumerate(runs.items(), start=1):
         say(f"[{number}/{len(runs)}] {run_module.locate(config)[0]}")
         try:
             run_module.execute(config, words)
@@ -132,8 +132,10 @@ def _hand_over(table: Table, runs: Sequence[Words], launcher: Sequence[str], wai
 def preview(grid: Grid) -> str:
     """The runs that a table would do, with an estimate of their time by earlier runs."""
     runs = grid.runs()
-    problems = refused([w for w, e in runs.items() if e.open])
-    able = [w for w, e in runs.items() if e.open and w not in problems]
+    missing = [w for w, e in runs.items() if e.open]
+    configs = dict(zip(missing, compose_all(missing), strict=True))
+    problems = refused(configs)
+    able = {w: config for w, config in configs.items() if w not in problems}
     times = dict(zip(able, _times(able, runs), strict=True))
     lines = [f"{grid.table.name} at scale {grid.table.scale}, runs in {grid.output}"]
     counts: Counter[str] = Counter()
@@ -158,9 +160,9 @@ def preview(grid: Grid) -> str:
     return "\n".join(lines)
 
 
-def _times(runs: Sequence[Words], entries: Mapping[Words, Entry]) -> list[float | None]:
+def _times(runs: Mapping[Words, DictConfig], entries: Mapping[Words, Entry]) -> list[float | None]:
     cells = []
-    for words, config in zip(runs, compose_all(runs), strict=True):
+    for words, config in runs.items():
         place = entries[words].place
         plain = configuration.plain(config)
         cells.append(Cell(place.identity, str(place.directory.resolve()), words, plain))

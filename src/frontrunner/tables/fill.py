@@ -25,8 +25,8 @@ class Cell:
     """One cell.
 
     Attributes:
-        values: by seed, of the seeds that have one.
-        missing: why the others have none, by seed.
+        values: by panel and seed, of those that have one.
+        missing: why the others have none.
         text: the values in words, without what is missing; empty where nothing belongs.
         statistic: of the values; None without any.
         reported: what the paper prints, if anything.
@@ -34,8 +34,8 @@ class Cell:
             cannot be said.
     """
 
-    values: Mapping[int, float]
-    missing: Mapping[int, str]
+    values: Mapping[tuple[str, int], float]
+    missing: Mapping[tuple[str, int], str]
     text: str
     statistic: Statistic | None = None
     reported: Reported | None = None
@@ -61,7 +61,7 @@ class Filled:
     """A table with its numbers.
 
     Attributes:
-        cells: by (panel, row, column), in the table's order.
+        cells: by (block, row, column), in the table's order; a block is a panel, or all of them.
         claims: what came of the paper's.
         references: reference points of hypervolumes, by column, where the runs agree on one.
         facts: the commits and devices of its runs.
@@ -96,12 +96,11 @@ def fill(grid: Grid, problems: Mapping[tuple[str, ...], str] | None = None) -> F
     table = grid.table
     reader = _Reader(grid, problems or {})
     cells = {}
-    for panel in table.panels:
-        for row in table.rows:
+    for block in table.blocks:
+        for row in table.shown:
             for column in table.columns:
-                cells[panel.name, row.name, column.name] = _cell(
-                    table, reader, panel.name, row, column
-                )
+                key = (block, row.name, column.name)
+                cells[key] = _cell(table, reader, block, row, column)
     claims = [_held(c, table, reader) for c in table.claims]
     return Filled(
         table,
@@ -132,7 +131,8 @@ class _Reader:
             if entry.state == State.DONE:
                 return entry.result
             reason = self._problems.get(entry.words) or entry.reason
-            state = "cannot run" if entry.state is None else str(entry.state).lower()
+            able = entry.state is not None and not (entry.state == State.PLANNED and reason)
+            state = str(entry.state).lower().replace("_", " ") if able else "cannot run"
             return f"{state}: {reason}" if reason else state
 
         def peers(name: str) -> Result:
@@ -155,8 +155,10 @@ class _Reader:
     def shown(self, panel: str, row: str, column: Column, seed: int) -> float | str:
         """The number that the column shows: compared with other rows, if it compares."""
         ours = self.value(panel, row, column, seed)
-        others = [self.value(panel, rival, column, seed) for rival in column.rivals]
-        for name, other in zip(column.rivals, others, strict=True):
+        beside = self._grid.table.row(row).beside
+        rivals = [beside.get(rival, rival) for rival in column.rivals]
+        others = [self.value(panel, rival, column, seed) for rival in rivals]
+        for name, other in zip(rivals, others, strict=True):
             if isinstance(other, str):
                 return other if isinstance(ours, str) else f"'{name}' is {other}"
         if isinstance(ours, str):
@@ -172,14 +174,20 @@ class _Reader:
         return ours
 
 
-def _cell(table: Table, reader: _Reader, panel: str, row: Row, column: Column) -> Cell:
-    if row.name in filter(None, (column.minus, column.over)):
-        return Cell({}, {}, "")  # a row is not compared with itself
-    found = {seed: reader.shown(panel, row.name, column, seed) for seed in table.seeds}
-    values = {seed: x for seed, x in found.items() if not isinstance(x, str)}
-    missing = {seed: x for seed, x in found.items() if isinstance(x, str)}
+def _cell(table: Table, reader: _Reader, block: str, row: Row, column: Column) -> Cell:
+    names = {r.name for r in table.rows}
+    for rival in filter(None, (column.minus, column.over)):
+        # A row is not compared with itself, nor with a role that it has nobody in.
+        if rival == row.name or rival not in names | set(row.beside):
+            return Cell({}, {}, "")
+    found = {
+        (panel, seed): reader.shown(panel, row.name, column, seed)
+        for panel, seed in table.blocks[block]
+    }
+    values = {key: x for key, x in found.items() if not isinstance(x, str)}
+    missing = {key: x for key, x in found.items() if isinstance(x, str)}
     statistic = statistics.describe(list(values.values()))
-    reported = table.reported.get((panel, row.name, column.name))
+    reported = table.reported.get((block, row.name, column.name))
     return Cell(
         values,
         missing,

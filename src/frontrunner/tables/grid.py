@@ -16,6 +16,9 @@ from frontrunner.tables import index
 from frontrunner.tables.table import Column, Panel, Row, Table
 from frontrunner.tables.values import Result, look_up
 
+Words = tuple[str, ...]
+"""Overrides of a run."""
+
 QUIET = ("logger=none", "runner.progress=none")
 """Of every run, unless the table says otherwise: what tells nothing about it."""
 
@@ -41,7 +44,7 @@ class Entry:
         reason: why it is not there.
     """
 
-    words: tuple[str, ...]
+    words: Words
     place: index.Place
     state: State | None
     reason: str = ""
@@ -68,7 +71,7 @@ class Grid:
             if not table.row(slot.row).like and not table.row(slot.row).follows
         }
         self._entries = _look(first)
-        later: dict[Slot, tuple[str, ...]] = {}
+        later: dict[Slot, Words] = {}
         for slot in self._slots():
             leader = table.row(slot.row).follows
             if leader is None:
@@ -89,9 +92,9 @@ class Grid:
         row = self.table.row(slot.row).like or slot.row
         return self._entries[Slot(slot.panel, row, slot.column, slot.seed)]
 
-    def runs(self) -> dict[tuple[str, ...], Entry]:
+    def runs(self) -> dict[Words, Entry]:
         """The different runs, by their overrides, in the order of the table."""
-        found: dict[tuple[str, ...], Entry] = {}
+        found: dict[Words, Entry] = {}
         for entry in self._entries.values():
             if entry.words:
                 found.setdefault(entry.words, entry)
@@ -111,7 +114,7 @@ class Grid:
                     for seed in t.seeds:
                         yield Slot(panel.name, row.name, column.name, seed)
 
-    def _words(self, slot: Slot, leader: Result | None = None) -> tuple[str, ...]:
+    def _words(self, slot: Slot, leader: Result | None = None) -> Words:
         t = self.table
         row = t.row(slot.row)
         panel = next(p for p in t.panels if p.name == slot.panel)
@@ -137,11 +140,15 @@ def label(panel: Panel, row: Row, column: Column) -> str:
     return re.sub(r"[\\'\"/\x00-\x1f]", "-", ", ".join(parts))
 
 
-def _last_of_each(words: Sequence[str]) -> tuple[str, ...]:
-    """Overrides without those that a later one of the same key replaces."""
-    last = {word.partition("=")[0].lstrip("+"): i for i, word in enumerate(words)}
-    kept = sorted(last.values())
-    return tuple(words[i] for i in kept)
+def _last_of_each(words: Sequence[str]) -> Words:
+    """Overrides without those that a later one of their key replaces or takes back (``~key``)."""
+    last: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        before = last.pop(key, None)
+        if not (word == f"~{key}" and before is not None):
+            last[key] = word
+    return tuple(last.values())
 
 
 def _filled(word: str, leader: Result) -> str:
@@ -153,16 +160,20 @@ def _filled(word: str, leader: Result) -> str:
     return re.sub(r"<([\w.]+)>", number, word)
 
 
-def _look(words: Mapping[Slot, tuple[str, ...]]) -> dict[Slot, Entry]:
+def _look(words: Mapping[Slot, Words]) -> dict[Slot, Entry]:
+    """How the runs of these overrides stand; those that differ in their label alone are one."""
     distinct = list(dict.fromkeys(words.values()))
-    found = index.places(distinct)
-    composed = [(w, p) for w, p in zip(distinct, found, strict=True) if not p.problem]
-    asked = [(Cell(p.identity, str(p.directory), w, {}), p.directory) for w, p in composed]
-    entries = {
-        w: Entry(w, p, s.state, s.reason)
-        for (w, p), s in zip(composed, standings(asked), strict=True)
-    }
-    for w, p in zip(distinct, found, strict=True):
-        if p.problem:
-            entries[w] = Entry(w, p, None, p.problem)
-    return {slot: entries[w] for slot, w in words.items()}
+    entries: dict[Words, Entry] = {}
+    first: dict[str, tuple[Words, index.Place]] = {}
+    same: dict[Words, str] = {}
+    for own, place in zip(distinct, index.places(distinct), strict=True):
+        if place.problem:
+            entries[own] = Entry(own, place, None, place.problem)
+        else:
+            first.setdefault(place.identity, (own, place))
+            same[own] = place.identity
+    asked = [(Cell(p.identity, str(p.directory), w, {}), p.directory) for w, p in first.values()]
+    for (own, place), found in zip(first.values(), standings(asked), strict=True):
+        entries[own] = Entry(own, place, found.state, found.reason)
+    entries |= {own: entries[first[identity][0]] for own, identity in same.items()}
+    return {slot: entries[own] for slot, own in words.items()}

@@ -11,7 +11,6 @@ from typing import Any
 
 from frontrunner.front import text
 from frontrunner.tables.fill import MARKED, Cell, Filled
-from frontrunner.tables.table import Column
 
 FORMATS = ("text", "markdown", "latex", "csv", "json")
 MARK = "*"
@@ -101,14 +100,13 @@ def _csv(filled: Filled) -> str:
     writer = csv.writer(out, lineterminator="\n")
     head = ["panel", "row", "column", "seeds", "seeds_asked", "mean", "deviation", "low", "high"]
     writer.writerow([*head, "reported", "reported_deviation", "marked", "missing"])
-    asked = len(filled.table.seeds)
     for (panel, row, column), cell in filled.cells.items():
         s, r = cell.statistic, cell.reported
         ours: list[Any] = [None] * 4 if s is None else [s.mean, s.std, s.low, s.high]
         printed = [None, None] if r is None else [r.mean, r.deviation]
         why = "; ".join(dict.fromkeys(cell.missing.values()))
         writer.writerow(
-            [panel, row, column, len(cell.values), asked, *ours, *printed, cell.marked, why]
+            [panel, row, column, len(cell.values), _asked(cell), *ours, *printed, cell.marked, why]
         )
     return out.getvalue()
 
@@ -130,8 +128,8 @@ def to_dict(filled: Filled) -> dict[str, Any]:
                 "row": row,
                 "column": column,
                 "text": cell.text,
-                "values": {str(seed): x for seed, x in cell.values.items()},
-                "missing": {str(seed): why for seed, why in cell.missing.items()},
+                "values": {_key(key): x for key, x in cell.values.items()},
+                "missing": {_key(key): why for key, why in cell.missing.items()},
                 "reported": None if cell.reported is None else cell.reported.text,
                 "marked": cell.marked,
             }
@@ -154,12 +152,12 @@ def _lines(filled: Filled) -> tuple[list[str], list[list[str]]]:
     for column in t.columns:
         head += [column.name, *(["reported"] if column.name in told else [])]
     rows = []
-    for panel in t.panels:
-        for row in t.rows:
-            line = [*([panel.name] if _panels(filled) else []), row.name]
+    for block in t.blocks:
+        for row in t.shown:
+            line = [*([block] if _panels(filled) else []), row.name]
             for column in t.columns:
-                cell = filled.cells[panel.name, row.name, column.name]
-                line.append(_text(cell, column, numbers, len(t.seeds)))
+                cell = filled.cells[block, row.name, column.name]
+                line.append(_text(cell, numbers))
                 if column.name in told:
                     line.append("" if cell.reported is None else cell.reported.text)
             rows.append(line)
@@ -167,15 +165,25 @@ def _lines(filled: Filled) -> tuple[list[str], list[list[str]]]:
 
 
 def _panels(filled: Filled) -> bool:
-    return any(panel.name for panel in filled.table.panels)
+    return any(filled.table.blocks)
 
 
-def _text(cell: Cell, column: Column, numbers: dict[str, int], asked: int) -> str:
+def _asked(cell: Cell) -> int:
+    """How many seeds the cell is over."""
+    return len(cell.values) + len(cell.missing)
+
+
+def _key(repetition: tuple[str, int]) -> str:
+    """``panel/seed``, or the seed alone."""
+    return "/".join(str(x) for x in repetition if x != "")
+
+
+def _text(cell: Cell, numbers: dict[str, int]) -> str:
     notes_ = "".join(f"[{numbers[why]}]" for why in dict.fromkeys(cell.missing.values()))
     if cell.statistic is None:
         return f"{EMPTY} {notes_}" if cell.missing else ""
     mark = f" {MARK}" if cell.marked else ""
-    short = f" ({len(cell.values)} of {asked} seeds) {notes_}" if cell.missing else ""
+    short = f" ({len(cell.values)} of {_asked(cell)} runs) {notes_}" if cell.missing else ""
     return f"{cell.text}{mark}{short}"
 
 
@@ -219,12 +227,16 @@ def _conventions(filled: Filled) -> list[str]:
 def _seeds(filled: Filled) -> str:
     t = filled.table
     seeds = ", ".join(map(str, t.seeds))
+    seeds = f"seed{'s' if len(t.seeds) > 1 else ''} {seeds}"
     if len(t.seeds) > 2 and list(t.seeds) == list(range(t.seeds[0], t.seeds[-1] + 1)):
-        seeds = f"{t.seeds[0]}-{t.seeds[-1]}"
+        seeds = f"seeds {t.seeds[0]}-{t.seeds[-1]}"
     split = "".join(f", {s} split" for s in filled.facts.get("split", ()))
-    if len(t.seeds) == 1:
-        return f"seed {seeds}{split}"
-    return f"seeds {seeds}{split}; mean ± standard deviation (n - 1) where there is no other word"
+    if t.pool:
+        panels = text.listed([p.name for p in t.panels])
+        split = f", over {t.panel or 'panels'} {panels}{split}"
+    elif len(t.seeds) == 1:
+        return f"{seeds}{split}"
+    return f"{seeds}{split}; mean ± standard deviation (n - 1) where there is no other word"
 
 
 # ---------------------------------------------------------------------- words

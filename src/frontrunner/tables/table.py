@@ -36,10 +36,10 @@ SHOWN = ("mean", "each", "smallest", "largest", "sum", "difference", "p", "wins"
 """How the values of the seeds become a cell's text; the last three compare with another row."""
 
 TOP = {
-    "title", "source", "overrides", "value", "rows", "columns", "panels", "panel", "stub",
+    "title", "source", "overrides", "value", "rows", "columns", "panels", "panel", "pool", "stub",
     "reported", "claims", "notes", "scales",
 }  # fmt: skip
-ROW = {"overrides", "like", "follows", "value", *SCALES}
+ROW = {"overrides", "like", "follows", "value", "beside", "hidden", *SCALES}
 COLUMN = {"overrides", "value", "digits", "factor", "show", "minus", "between", "over", *SCALES}
 SCALE = {
     "seeds", "overrides", "rows", "columns", "panels", "says", "differs", "comparable", "needs",
@@ -63,15 +63,20 @@ class Row:
     Attributes:
         overrides: of its runs.
         like: the row whose runs it reads instead of having its own.
-        follows: the row whose run of the same seed, column and panel fills in ``{…}`` in overrides.
-        value: what is read instead of the column's function, with the column's arguments.
+        follows: the row whose run of the same seed, column and panel fills in ``<…>`` in overrides.
+        value: what is read instead of a column's value: another function with its arguments, or
+            the same with other ones.
+        beside: other rows by a role, which columns then compare this row with by it.
+        hidden: not shown: a row that others are compared with.
     """
 
     name: str
     overrides: tuple[str, ...] = ()
     like: str | None = None
     follows: str | None = None
-    value: str | None = None
+    value: Mapping[str, Any] | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ class Column:
         digits: after the point; None shows as many as the standard deviation warrants.
         factor: on every value, such as 100 for percent.
         show: one of `SHOWN`.
-        minus, over: the row whose value of the same seed is subtracted, or divides (in percent of
-            change).
+        minus, over: the row, or the role of a row (`Row.beside`), whose value of the same seed is
+            subtracted, or divides (in percent of change).
         between: two rows; the value is the share, in percent, of the way from the first to the
             second.
     """
@@ -137,6 +142,7 @@ class Table:
         overrides: of every run; a scale's own come last, after those of rows and columns.
         last: overrides of the scale.
         reported: by (panel, row, column).
+        pool: whether panels are repetitions, as seeds are, and not blocks of the table.
         comparable: whether the scale's numbers are of what the paper measured.
         says: what may be seen at this scale.
         needs: why it may not run here, such as a data set that is not embedded.
@@ -157,6 +163,7 @@ class Table:
     notes: tuple[str, ...] = ()
     stub: str = "method"
     panel: str = ""
+    pool: bool = False
     comparable: bool = True
     says: str = ""
     needs: str = ""
@@ -169,6 +176,17 @@ class Table:
     def row(self, name: str) -> Row:
         """The row of that name."""
         return next(r for r in self.rows if r.name == name)
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """The rows that are shown."""
+        return tuple(r for r in self.rows if not r.hidden)
+
+    @property
+    def blocks(self) -> dict[str, list[tuple[str, int]]]:
+        """Blocks of rows by name, each with the (panel, seed) that its cells are over."""
+        each = {p.name: [(p.name, seed) for seed in self.seeds] for p in self.panels}
+        return {"": [x for block in each.values() for x in block]} if self.pool else each
 
 
 def load(path: Path, scale: str) -> Table:
@@ -205,6 +223,20 @@ def _read(path: Path) -> Mapping[str, Any]:
     return _mapping(data, "a table file")
 
 
+class _Number(float):
+    """A number that is printed as it was written, 91.40 for example."""
+
+    def __new__(cls, value: float, text: str) -> _Number:
+        found = super().__new__(cls, value)
+        found._text = text
+        return found
+
+    _text: str
+
+    def __str__(self) -> str:
+        return self._text
+
+
 def _loader() -> Any:
     """A safe loader that refuses a key that stands twice, which YAML's own silently overwrites."""
     import yaml
@@ -222,6 +254,10 @@ def _loader() -> Any:
             found[key] = loader.construct_object(value_node, deep=True)
         return found
 
+    def number(loader: Any, node: Any) -> _Number:
+        return _Number(loader.construct_yaml_float(node), node.value)
+
+    Loader.add_constructor("tag:yaml.org,2002:float", number)
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     return Loader
 
@@ -239,7 +275,10 @@ def _table(path: Path, data: Mapping[str, Any], scale: str) -> Table:
     _known(own, SCALE, f"scales.{scale}.")
     rows = [_row(n, v, scale) for n, v in _chosen("rows", data, own).items()]
     fallback = data.get("value", "hypervolume")
-    columns = [_column(n, v, fallback, scale) for n, v in _chosen("columns", data, own).items()]
+    columns = [
+        _column(n, v, fallback, scale, path.parent)
+        for n, v in _chosen("columns", data, own).items()
+    ]
     panels = [
         Panel(str(n), _words(v, f"panels.{n}")) for n, v in _chosen("panels", data, own).items()
     ]
@@ -254,11 +293,12 @@ def _table(path: Path, data: Mapping[str, Any], scale: str) -> Table:
         seeds=_seeds(own.get("seeds", 1), scale),
         overrides=_words(data.get("overrides"), "overrides"),
         last=_words(own.get("overrides"), f"scales.{scale}.overrides"),
-        reported=_reported(data.get("reported") or {}, bool(data.get("panels"))),
+        reported=_reported(data.get("reported") or {}, _blocks(data)),
         claims=tuple(_claim(c, columns) for c in data.get("claims") or ()),
         notes=(*_lines(data.get("notes"), "notes"), *_lines(own.get("differs"), "differs")),
         stub=str(data.get("stub", "method")),
         panel=str(data.get("panel", "")),
+        pool=bool(data.get("pool", False)),
         comparable=bool(own.get("comparable", True)),
         says=str(own.get("says", "")),
         needs=str(own.get("needs", "")),
@@ -289,13 +329,22 @@ def _row(name: Any, data: Any, scale: str) -> Row:
         return Row(str(name), _words(data, where))
     _known(data, ROW, f"{where}.")
     words = (*_words(data.get("overrides"), where), *_words(data.get(scale), f"{where}.{scale}"))
-    told = {key: _text(data.get(key)) for key in ("like", "follows", "value")}
+    told = {key: _text(data.get(key)) for key in ("like", "follows")}
+    value = data.get("value")
+    value = {"name": value} if isinstance(value, str) else value
     if told["like"] and (words or told["follows"]):
         raise ConfigError(f"{where} reads the runs of '{told['like']}': it has no overrides")
-    return Row(str(name), words, **told)
+    beside = {
+        str(role): str(other)
+        for role, other in _mapping(data.get("beside") or {}, f"{where}.beside").items()
+    }
+    if value is not None:
+        _mapping(value, f"{where}.value")
+    hidden = bool(data.get("hidden", False))
+    return Row(str(name), words, **told, value=value, beside=beside, hidden=hidden)
 
 
-def _column(name: Any, data: Any, fallback: Any, scale: str) -> Column:
+def _column(name: Any, data: Any, fallback: Any, scale: str, folder: Path) -> Column:
     where = f"columns.{name}"
     if not isinstance(data, Mapping):
         data = {"overrides": data}
@@ -312,7 +361,7 @@ def _column(name: Any, data: Any, fallback: Any, scale: str) -> Column:
     if show in ("difference", "p", "wins") and minus is None:
         raise ConfigError(f"{where}.show={show} needs a row to compare with: minus: …")
     try:
-        value = values.of(data.get("value", fallback))
+        value = values.of(data.get("value", fallback), folder)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return Column(
@@ -345,6 +394,10 @@ def _claim(data: Any, columns: Sequence[Column]) -> Claim:
     )
 
 
+def _blocks(data: Mapping[str, Any]) -> bool:
+    return bool(data.get("panels")) and not data.get("pool")
+
+
 def _reported(data: Any, panels: bool) -> dict[tuple[str, str, str], Reported]:
     """By panel, row and column; a table without panels has none on the outside."""
     found = {}
@@ -368,6 +421,12 @@ def _cell(cell: Any, where: str) -> Reported:
         raise ConfigError(f"{where}: '{text}' is not a number or 'mean ± deviation'") from None
 
 
+def _names(data: Mapping[str, Any], what: str) -> set[str]:
+    """Of rows, columns or panels at any scale."""
+    scales_ = [x for x in data["scales"].values() if isinstance(x, Mapping)]
+    return {str(name) for part in (data, *scales_) for name in part.get(what) or ()}
+
+
 def _check(table: Table, data: Mapping[str, Any]) -> None:
     """Names in the table that must stand for something in it."""
     rows = [r.name for r in table.rows]
@@ -382,17 +441,17 @@ def _check(table: Table, data: Mapping[str, Any]) -> None:
                 raise ConfigError(f"rows.{row.name} follows '{other}', which follows another row")
             if row.like and table.row(other).like:
                 raise ConfigError(f"rows.{row.name} is like '{other}', which is like another row")
-        if row.value is not None:
-            values.function(row.value)
+        for other in row.beside.values():
+            if other not in rows:
+                raise ConfigError(f"rows.{row.name}: no row '{other}'{nearest(other, rows)}")
+        for column in table.columns:
+            column.value.instead(row.value)
+    known = {*rows, *(role for row in table.rows for role in row.beside)}
     for column in table.columns:
         for other in (*column.rivals, *column.value.rows):
-            if other not in rows:
-                raise ConfigError(f"columns.{column.name}: no row '{other}'{nearest(other, rows)}")
-    everywhere = {
-        "row": {*map(str, data["rows"]), *rows},
-        "column": {*map(str, data["columns"]), *(c.name for c in table.columns)},
-        "panel": {"", *map(str, data.get("panels") or ()), *(p.name for p in table.panels)},
-    }
+            if other not in known:
+                raise ConfigError(f"columns.{column.name}: no row '{other}'{nearest(other, known)}")
+    everywhere = {what: {"", *_names(data, f"{what}s")} for what in ("row", "column", "panel")}
     for key in table.reported:
         for what, name in zip(("panel", "row", "column"), key, strict=True):
             if name not in everywhere[what]:

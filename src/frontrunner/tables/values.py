@@ -2,16 +2,18 @@
 
 In a table file a value is a name, ``value: hypervolume``, or a mapping whose ``name`` it is and
 whose other keys are the function's arguments, ``value: {name: objective, objective: code, at:
-equal}``. A dotted name is a function of the user's own, with the same two leading arguments.
+equal}``. A dotted name is a function of the user's own, with the same two leading arguments, and so
+is ``file.py:name``, with the file beside the table's.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +82,22 @@ class Value:
         reference = self.arguments.get("reference")
         return (str(reference["row"]),) if isinstance(reference, Mapping) else ()
 
-    def instead(self, name: str | None) -> Value:
-        """The same arguments, as far as it takes them, to another function."""
-        if name is None:
+    def instead(self, changes: Mapping[str, Any] | None) -> Value:
+        """With another function or other arguments; a function gets those it takes.
+
+        Raises:
+            ConfigError: no such function.
+        """
+        if changes is None:
             return self
+        name = str(changes.get("name", self.name))
         takes = inspect.signature(function(name)).parameters
-        return Value(name, {k: v for k, v in self.arguments.items() if k in takes})
+        arguments = {**self.arguments, **changes}
+        return Value(name, {k: v for k, v in arguments.items() if k in takes})
 
 
-def of(data: Any) -> Value:
-    """The value that a table file names.
+def of(data: Any, folder: Path = Path()) -> Value:
+    """The value that a table file in ``folder`` names.
 
     Raises:
         ConfigError: no such function, or arguments it does not take.
@@ -99,30 +107,39 @@ def of(data: Any) -> Value:
     if not isinstance(data, Mapping) or "name" not in data:
         raise ConfigError("a value is a name, or a mapping with a name and arguments")
     arguments = {str(k): v for k, v in data.items() if k != "name"}
-    chosen = function(str(data["name"]))
+    name = str(data["name"])
+    if ".py:" in name:
+        name = f"{folder / name}"
+    chosen = function(name)
     try:
         inspect.signature(chosen).bind(None, None, **arguments)
     except TypeError as error:
-        raise ConfigError(f"value {data['name']}: {error}") from None
+        raise ConfigError(f"value {name}: {error}") from None
     if isinstance(reference := arguments.get("reference"), Mapping) and "row" not in reference:
         raise ConfigError("a reference is a list of numbers, or {row: …, factor: …}")
-    return Value(str(data["name"]), arguments)
+    return Value(name, arguments)
 
 
+@cache
 def function(name: str) -> Callable[..., float]:
-    """The function of that name: one of this module's, or of the user's own by dotted path.
+    """The function of that name: one of this module's, or of the user's own by dotted path or as
+    ``path/to/file.py:name``.
 
     Raises:
         ConfigError: there is none.
     """
     if name in FUNCTIONS:
         return FUNCTIONS[name]
-    module, _, attribute = name.rpartition(".")
-    if not module:
+    file, _, attribute = name.rpartition(":")
+    module = "" if file else name.rpartition(".")[0]
+    if not file and not module:
         raise ConfigError(f"no value '{name}'{nearest(name, FUNCTIONS)}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        if file:
+            found = runpy.run_path(file)[attribute]
+        else:
+            found = getattr(importlib.import_module(module), name.rpartition(".")[2])
+    except (ImportError, AttributeError, KeyError, OSError) as error:
         raise ConfigError(f"value {name}: {error}") from None
     if not callable(found):
         raise ConfigError(f"value {name} is not a function")
