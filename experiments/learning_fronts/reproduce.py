@@ -32,6 +32,7 @@ import frontrunner
 from frontrunner import config
 from frontrunner.errors import FrontrunnerError
 from frontrunner.front import indicators, text
+from frontrunner.front.front import Front
 
 HERE = Path(__file__).parent
 Rows = list[dict[str, Any]]
@@ -41,6 +42,7 @@ PROBLEMS = {"zdt1": 15, "zdt2": 15, "zdt3": 15, "vlmop2": 15, "dtlz2": 15, "maf1
 STEPS = {"known": 600, "lorpman": 1500, "choices": 1500}
 SEEDS = {"known": 5, "lorpman": 10, "choices": 2}
 TABLES = (*STEPS, "parameters")
+INNER = 0.02
 TRUTH = 2000  # points of the true front that IGD+ is measured to
 
 # What a method is run with where that is not its configuration alone.
@@ -135,16 +137,20 @@ def known(study: Study) -> tuple[str, Rows]:
             found = [_measured(problem, method, run) for run in runs]
             rows += found
             lines.append([method, *_cells(found)])
-        head = ["method", "hypervolume %", "IGD+", "of its points non-dominated", "s", "made do"]
+        head = ["method", "hypervolume %", "IGD+", "non-dominated", "inner", "reach %", "angle °"]
+        head += ["s", "made do"]
         tables.append(f"{_intro(problem)}\n\n{text.grid(head, lines, markdown=True)}")
     intro = (
         f"Mean ± standard deviation over seeds 0-{study.seeds - 1}, {study.steps} steps each, all "
         "else as in `training=synthetic`. Hypervolume at 1.1 per objective, in % of that of the "
-        f"whole true front; IGD+ to {TRUTH} points of it. Made do: how often, in a thousand, a "
-        "network's step was not what its method asks for (no gradient, or no solution of its "
-        "program)."
+        f"whole true front; IGD+ to {TRUTH} points of it. Inner: points of two objectives at least "
+        f"{100 * INNER:.0f} % of the true front's extent away from both of its ends. Reach: the "
+        "smaller share of the true front's extent, by objective, that the points span. Angle: "
+        "between the points and the rays that methods of rays were asked for, but those on an axis. "
+        "Made do: how often, in a thousand, a network's step was not what its method asks for (no "
+        "gradient, or no solution of its program)."
     )
-    return "\n\n".join([intro, *tables]), rows
+    return "\n\n".join([intro, _hypervolumes(study, rows), *tables]), rows
 
 
 # What the papers' tables have, by which kernels of the LeNet: Chen & Kwok (NeurIPS 2022).
@@ -207,6 +213,21 @@ def parameters() -> tuple[str, Rows]:
 # ---------------------------------------------------------------------- pieces
 
 
+def _hypervolumes(study: Study, rows: Rows) -> str:
+    """One line for each method: hypervolumes by problem."""
+    lines = [
+        [
+            method,
+            *(
+                _spread([r for r in rows if (r["method"], r["problem"]) == (method, p)])
+                for p in study.problems
+            ),
+        ]
+        for method in study.methods
+    ]
+    return text.grid(["hypervolume %", *study.problems], lines, markdown=True)
+
+
 def _intro(problem: str) -> str:
     from frontrunner.tasks.problems import problem as build
 
@@ -224,31 +245,51 @@ def _measured(problem: str, method: str, run: frontrunner.Run) -> dict[str, Any]
     z = analytic.reference_point
     counted = run.record["switches"].get("fallbacks", {})
     steps = run.record["cost"]["steps"] * len(front.values)
+    truth = analytic.front(TRUTH)
+    low, span = truth.min(axis=0), indicators.extent(truth)
+    from_ends = ((front.minimised - low) / span).min(axis=1)
     return {
         "problem": problem,
         "method": method,
         "seed": run.record["seed"],
         "hypervolume": 100 * front.hypervolume(z) / analytic.hypervolume(z),
-        "igd_plus": indicators.igd_plus(front.minimised, analytic.front(TRUTH)),
+        "igd_plus": indicators.igd_plus(front.minimised, truth),
         "nondominated": int(front.nondominated().sum()),
         "points": len(front.values),
+        "inner": int((from_ends >= INNER).sum()) if len(span) == 2 else None,
+        "reach": 100 * float((indicators.extent(front.minimised) / span).min()),
+        "angle": _angle(front),
         "seconds": run.record["cost"]["seconds"],
         "fallbacks": counted,
         "made_do": 1000 * sum(counted.values()) / steps,
     }
 
 
-def _cells(found: Rows) -> list[str]:
-    def spread(name: str, digits: int) -> str:
-        values = [row[name] for row in found]
-        deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.{digits}f}{deviation}"
+def _angle(front: Front) -> float | None:
+    """Degrees between points and rays that are not on an axis, where rays start at 0."""
+    inside = (front.preferences > 0).all(axis=1)
+    if front.preference_kind != "ray" or (front.minimised < 0).any() or not inside.any():
+        return None
+    return indicators.ray_angle(front.preferences[inside], front.minimised[inside])
 
+
+def _spread(found: Rows, name: str = "hypervolume", digits: int = 1) -> str:
+    values = [row[name] for row in found]
+    if None in values:
+        return ""
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def _cells(found: Rows) -> list[str]:
     alive = np.mean([row["nondominated"] for row in found])
     return [
-        spread("hypervolume", 2),
-        spread("igd_plus", 4),
+        _spread(found, "hypervolume", 2),
+        _spread(found, "igd_plus", 4),
         f"{alive:.1f} of {found[0]['points']}",
+        _spread(found, "inner", 1),
+        _spread(found, "reach", 0),
+        _spread(found, "angle", 1),
         f"{np.mean([row['seconds'] for row in found]):.0f}",
         f"{np.mean([row['made_do'] for row in found]):.0f}",
     ]
