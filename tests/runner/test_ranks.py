@@ -171,7 +171,7 @@ def test_an_error_of_another_process_is_the_error_of_the_run(ranked, pruned, tmp
     words = [*pruned[0], "points=41"]  # a log of twenty points is too long for such a disk
     start = time.monotonic()
     assert ranked(words, tmp_path, 2, {"1": ["full", "point", 1]}) == [1, 1]
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 80  # and not after those 100 s that they may take to meet
     error = record(tmp_path)["error"]
     assert error["type"] == "RunError"
     assert "process 1 of 2 failed: RunError: point " in error["message"]
