@@ -146,9 +146,9 @@ def known(study: Study) -> tuple[str, Rows]:
         f"whole true front; IGD+ to {TRUTH} points of it. Inner: points of two objectives at least "
         f"{100 * INNER:.0f} % of the true front's extent away from both of its ends. Reach: the "
         "smaller share of the true front's extent, by objective, that the points span. Angle: "
-        "between the points and the rays that methods of rays were asked for, where these are on no "
-        "axis. Made do: how often, in a thousand, a network's step was not what its method asks for "
-        "(no gradient, or no solution of its program)."
+        "between points and rays, for methods of rays, where these are on no axis. Made do: how "
+        "often, in a thousand, a network's step was not what its method asks for (no gradient, or "
+        "no solution of its program)."
     )
     return "\n\n".join([intro, _hypervolumes(study, rows), *tables]), rows
 
