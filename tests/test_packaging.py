@@ -31,6 +31,7 @@ SOURCE = ROOT / "src"
 # The floors of the design: imports go down, or stay on a floor. A new room is entered here.
 FLOORS = {
     "cli": 6,
+    "cli_compare": 6,
     "cli_sweeps": 6,
     "sweeps": 5,
     "tables": 5,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontrunner import cli_sweeps, cli_tables
+from frontrunner import cli_compare, cli_sweeps, cli_tables
 from frontrunner.errors import ConfigError, FrontrunnerError
 
 if TYPE_CHECKING:
@@ -82,11 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_tables.add(command)
     sub = command("list", _list, "methods, tasks, models, evaluators, experiments")
     sub.add_argument("group", nargs="?", help="one group only")
-    sub = command("compare", _compare, "fronts side by side: indicators, statistics, report")
-    sub.add_argument("directories", nargs="+", metavar="DIR", type=Path)
-    sub.add_argument("--reference-point", metavar="X,Y", help="hypervolume reference for all")
-    sub.add_argument("--baseline", metavar="LABEL", help="test every other label against this one")
-    sub.add_argument("--out", type=Path, help="where the report goes (default: DIR/compare)")
+    cli_compare.add(command)
     sub = command("export", _export, "the model for a preference, as an ordinary checkpoint")
     sub.add_argument("run", metavar="RUN", type=Path, help="a run, or a folder in compact format")
     sub.add_argument(
@@ -227,7 +223,7 @@ def _check_cells(cells: list[list[str]]) -> list[Path]:
     return directories
 
 
-# ---------------------------------------------------------------------- list, compare, export
+# ---------------------------------------------------------------------- list, export
 
 
 def _list(known: argparse.Namespace, words: list[str]) -> int:
@@ -250,28 +246,6 @@ def _list(known: argparse.Namespace, words: list[str]) -> int:
     return 0
 
 
-def _compare(known: argparse.Namespace, words: list[str]) -> int:
-    from frontrunner.front.collect import collect
-    from frontrunner.front.compare import compare
-    from frontrunner.front.report import save
-
-    directories = [path for given in known.directories for path in cli_sweeps.finished(given)]
-    entries = collect(directories)
-    for skipped in entries.skipped:
-        print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
-    reference = _floats(known.reference_point, "--reference-point")
-    comparison = compare(entries, reference_point=reference, baseline=known.baseline)
-    out = known.out or _default_out(known.directories[0])
-    paths = save(comparison, entries, out)
-    print(comparison.table())
-    print(f"\nreport: {paths[-1]}")
-    return 0
-
-
-def _default_out(first: Path) -> Path:
-    return (first if first.is_dir() else first.parent) / "compare"
-
-
 def _export(known: argparse.Namespace, words: list[str]) -> int:
     from frontrunner.pareto_sets import compact
     from frontrunner.run import load
@@ -279,7 +253,7 @@ def _export(known: argparse.Namespace, words: list[str]) -> int:
     from frontrunner.weights import hub
     from frontrunner.weights.writer import parse_size
 
-    preference = _floats(known.preference, "--preference")
+    preference = cli_compare.floats(known.preference, "--preference")
     size = parse_size(known.shard_size)
     if compact.is_compact(known.run):
         from frontrunner.pareto_sets.export import export_compact
@@ -299,15 +273,6 @@ def _export(known: argparse.Namespace, words: list[str]) -> int:
 
 
 # ---------------------------------------------------------------------- words
-
-
-def _floats(text: str | None, option: str) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(x) for x in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option} {text}: give numbers separated by commas") from None
 
 
 def _zeros(facts: Any) -> str:

@@ -31,6 +31,7 @@ class Record(TypedDict):
         summary: last value per key; parts of a nested key are joined by dots.
         config: configuration, joined likewise.
         group: sweep the run belongs to, if any.
+        job_type: kind of run, if it says.
         history: one mapping per logged row, in order.
         exit: exit code, or None if the run never finished (killed, or still going).
     """
@@ -38,6 +39,7 @@ class Record(TypedDict):
     summary: dict[str, Any]
     config: dict[str, Any]
     group: str | None
+    job_type: str | None
     history: list[dict[str, Any]]
     exit: int | None
 
@@ -74,13 +76,14 @@ def _read(path: Path) -> Record:
 
     parse: Any = wandb_internal_pb2.Record.FromString  # type: ignore[attr-defined]
 
-    found = Record(summary={}, config={}, group=None, history=[], exit=None)
+    found = Record(summary={}, config={}, group=None, job_type=None, history=[], exit=None)
     for data in _messages(path):
         message = parse(data)
         kind = message.WhichOneof("record_type")
         if kind == "run":
             found["config"].update(_items(message.run.config.update))
             found["group"] = message.run.run_group or None
+            found["job_type"] = message.run.job_type or None
             found["summary"].update(_items(message.run.summary.update))
         elif kind == "config":
             found["config"].update(_items(message.config.update))

@@ -131,6 +131,10 @@ class WandbTracker:
     Only rank 0 opens a run; on other ranks every method returns at once.
     """
 
+    # What errors advise.
+    instead_of_online = "use logger=wandb (offline)"
+    instead_of_wandb = "use logger=none"
+
     def __init__(
         self,
         *,
@@ -176,21 +180,21 @@ class WandbTracker:
             ConfigError: wandb is not installed; or online mode without an API key, or against the
                 environment's WANDB_MODE.
         """
-        wandb = _import()
+        wandb = _import(self.instead_of_wandb)
         if self.mode == "offline":
             return
         asked = os.environ.get("WANDB_MODE", "online")
         if asked not in ("online", "run"):
             raise ConfigError(
                 f"logger.mode is online but WANDB_MODE={asked} is set: unset it, "
-                "or use logger=wandb (offline)"
+                f"or {self.instead_of_online}"
             )
         wandb.setup(settings=wandb.Settings(silent=True))
         # prompt=False: in a terminal wandb would otherwise stop and ask for a key.
         if wandb.run is None and not wandb.login(prompt=False, verify=False):
             raise ConfigError(
                 "W&B has no API key: run `wandb login`, "
-                "or use logger=wandb (offline) or logger=none"
+                f"or {self.instead_of_online}, or {self.instead_of_wandb}"
             )
 
     def __enter__(self) -> Self:
@@ -226,9 +230,10 @@ class WandbTracker:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             if self.mode == "online":
                 raise ConfigError(
-                    f"W&B is not reachable ({reason}); use logger=wandb (offline) or logger=none"
+                    f"W&B is not reachable ({reason}); {self.instead_of_online}, "
+                    f"or {self.instead_of_wandb}"
                 ) from error
-            raise ConfigError(f"W&B could not start ({reason}); use logger=none") from error
+            raise ConfigError(f"W&B could not start ({reason}); {self.instead_of_wandb}") from error
         # A resumed offline run counts W&B's own _step from 0 again; curves need the run's step.
         self._run.define_metric(STEP)
         self._run.define_metric("*", step_metric=STEP)
@@ -349,12 +354,12 @@ def is_rank_zero() -> bool:
     return all(rank in (None, "", "0") for rank in ranks)
 
 
-def _import() -> Any:
+def _import(otherwise: str = "use logger=none") -> Any:
     try:
         import wandb
     except ImportError as error:
         raise ConfigError(
-            f"wandb cannot be imported ({error}): install wandb, or use logger=none"
+            f"wandb cannot be imported ({error}): install wandb, or {otherwise}"
         ) from None
     return wandb
 
