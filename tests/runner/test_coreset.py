@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -112,6 +114,13 @@ def test_what_workers_get_can_be_pickled():
     loader = callback_of().loader(DATA, 8)
     drawn = pickle.loads(pickle.dumps(loader.loader.dataset))
     assert torch.equal(drawn[[3, 4], torch.ones(2)][0], DATA[[3, 4]][0])
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_networks_that_are_divided_over_processes_are_refused(strategy):
+    trainer = SimpleNamespace(strategy=strategy(), current_epoch=0)
+    with pytest.raises(ConfigError, match=rf"{strategy.__name__} divides .*strategy=ddp"):
+        CoresetCallback(coreset_of(), pool_of).setup(trainer, pl.LightningModule(), "fit")
 
 
 def test_the_callback_is_needed_too():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -14,7 +15,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cosine_similarity, cross_entropy, mse_loss
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -237,6 +238,103 @@ def test_another_training_starts_anew():
     assert training.coreset.history == history
 
 
+def test_an_audit_is_no_cost(monkeypatch):
+    plain, _, _ = fit()
+    now = 0.0
+
+    def slow(*arguments, **options):
+        nonlocal now
+        now += 1.0
+        return cosine_similarity(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "cosine_similarity", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)  # of the audit alone
+    audited, _, _ = fit(training_of(audit=1))
+    for purpose in ("select", "check"):
+        assert audited.coreset.passes[purpose] == plain.coreset.passes[purpose]
+    # Looked at in epochs 1 to 3, and once more after each of two selections.
+    assert audited.coreset.passes["audit"] > 0
+    assert audited.coreset.seconds == {"select": 0.0, "check": 0.0, "audit": 5.0}
+    assert audited.seconds == 0.0
+
+
+# ---------------------------------------------------------------------- looking on
+
+
+class Still(Net):
+    """Of one mode, and moved by no step."""
+
+    def __init__(self):
+        super().__init__()
+        self.body[1] = nn.Identity()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("weighting", ["batch", "sampling"])
+@pytest.mark.parametrize("trigger", ["absolute_below", "loss", "peak_drop"])
+def test_training_shows_what_a_pass_does_where_nothing_moves(weighting, trigger):
+    # Of equal weights, so that each sample is drawn once.
+    same = {"select": "random", "trigger": trigger, "weighting": weighting}
+    by_pass, _, _ = fit(training_of(**same), Still(), epochs=6)
+    by_training, _, _ = fit(training_of(**same, snr_from="training"), Still(), epochs=6)
+    assert by_pass.coreset.checks == by_training.coreset.checks == 2
+    for one, other in zip(by_pass.coreset.history, by_training.coreset.history, strict=True):
+        assert one["checked"] == other["checked"]
+        if one["checked"]:
+            assert one["snr"] == pytest.approx(other["snr"], rel=1e-3)
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    saved = by_pass.coreset.passes["check"] - by_training.coreset.passes["check"]
+    assert saved == 2 * 24
+    assert by_training.coreset.seconds["check"] > 0
+
+
+def test_weights_of_the_mini_batches_count_where_asked_for():
+    same = {"select": "craig", "trigger": "absolute_below", "weighting": "batch", "every": 1}
+    settings = {**same, "snr_weighted": True}
+    by_pass, _, _ = fit(training_of(**settings), Still(), epochs=2)
+    by_training, _, _ = fit(training_of(**settings, snr_from="training"), Still(), epochs=2)
+    plain, _, _ = fit(training_of(**same, snr_from="training"), Still(), epochs=2)
+    (one, other, without) = (t.coreset.history[1]["snr"] for t in (by_pass, by_training, plain))
+    assert one == pytest.approx(other, rel=1e-3)
+    assert without != pytest.approx(other, rel=1e-3)
+
+
+def test_looking_on_leaves_training_as_it_is():
+    # At a threshold that is never reached the coreset stays.
+    _, by_pass, _ = fit(training_of(threshold=1e9), epochs=6)
+    training, by_training, _ = fit(training_of(threshold=1e9, snr_from="training"), epochs=6)
+    assert same_weights(by_pass, by_training)
+    assert training.coreset.checks == 2
+    assert not by_training.head._forward_hooks
+
+
+def test_looking_on_goes_on_from_a_checkpoint(tmp_path):
+    settings = {"snr_from": "training", "epochs": 6, "threshold": 0.0}
+    whole, module, _ = fit(training_of(**settings), epochs=6)
+    keeper = {
+        "enable_checkpointing": True,
+        "callbacks": [ModelCheckpoint(tmp_path, save_last=True)],
+    }
+    fit(training_of(**settings), epochs=2, **keeper)  # the next epoch is one to check
+    again, other, _ = fit(
+        training_of(**settings), Net(seed=9), epochs=6, ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert same_weights(module, other)
+    assert again.coreset.history == whole.coreset.history
+    assert again.coreset.passes == whole.coreset.passes
+
+
+def test_steps_around_the_network_are_named():
+    class Around(Net):
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self.head(self.body(batch[0])), batch[1])
+
+    with pytest.raises(ConfigError, match=r"did not call the network.*snr_from=pass"):
+        fit(training_of(snr_from="training"), Around(), epochs=3)
+
+
 # ---------------------------------------------------------------------- other modules
 
 
@@ -384,13 +482,18 @@ def test_fewer_samples_than_classes_train_nothing():
 
 # ---------------------------------------------------------------------- several processes
 
-RULES = ("gradmatch", "glister", "random")
+RULES = {
+    "gradmatch": {},
+    "glister": {},
+    "random": {},
+    "craig": {"snr_from": "training", "threshold": 0.0},
+}
 
 
 def as_script(folder, devices):
     """Train by each rule, and write what this process saw of it."""
-    for select in RULES:
-        training = training_of(select=select)
+    for select, settings in RULES.items():
+        training = training_of(select=select, **settings)
         options = {"strategy": "ddp"} if devices > 1 else {}
         data = Blobs(batch_size=8 // devices)
         trainer = trainer_of(training, epochs=5, devices=devices, **options)
@@ -409,7 +512,7 @@ def as_script(folder, devices):
 
 def test_two_processes_choose_what_one_does(environment, tmp_path):
     words = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr[-3000:]
     as_script(tmp_path, 1)
     for select in RULES:
@@ -420,7 +523,11 @@ def test_two_processes_choose_what_one_does(environment, tmp_path):
         assert torch.equal(first["indices"], second["indices"])
         assert torch.equal(first["indices"], alone["indices"])
         assert first["history"] == second["history"]
-        assert [e["selected"] for e in first["history"]] == [True, True, True]
+        if not RULES[select]:
+            assert [e["selected"] for e in first["history"]] == [True, True, True]
+        for one, other in zip(alone["history"], first["history"], strict=True):
+            assert one.keys() == other.keys()
+            assert one.get("snr", 0.0) == pytest.approx(other.get("snr", 0.0), rel=1e-3)
         assert first["passes"] == alone["passes"]
         assert torch.equal(first["weights"], second["weights"])
         torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from frontrunner.coresets.gradients import LastLayer
 from frontrunner.coresets.pool import Pool
 from frontrunner.coresets.select import TARGETS, Selector, View
 from frontrunner.coresets.snr import DEFINITIONS, snr
@@ -18,6 +19,7 @@ from frontrunner.errors import ConfigError, RunError, nearest
 from frontrunner.seeds import generator
 
 WEIGHTINGS = ("loss", "sampling")
+SOURCES = ("pass", "training")
 
 
 class Coreset:
@@ -38,13 +40,16 @@ class Coreset:
         snr: definition of the signal-to-noise ratio, see `frontrunner.coresets.snr`.
         snr_weighted: whether the selection's weights count in it.
         snr_samples: compute it on no more than so many samples of the coreset, evenly taken.
+        snr_from: what it is computed from: a forward ``pass`` over the coreset, or the gradients of
+            the epoch of ``training`` before, see `frontrunner.coresets.watch`.
         candidates: choose among so many times the coreset's size of samples, drawn at random for
             each selection; None chooses among all.
         weighting: how weights act: on the ``loss``, or on how often a sample is drawn
             (``sampling``).
         warm: share of the epochs at the start that go through all of the data instead, in pieces as
             large as the coreset.
-        audit: measure 1 − cos(∇ of all data, ∇ of the coreset) every so many epochs; 0 never.
+        audit: measure 1 − cos(∇ of all data, ∇ of the coreset) every so many epochs, and beside an
+            SNR from training that of a pass; 0 never.
 
     Raises:
         ConfigError: a setting out of its range.
@@ -63,6 +68,7 @@ class Coreset:
         snr: str = "spectral",
         snr_weighted: bool = False,
         snr_samples: int | None = None,
+        snr_from: str = "pass",
         candidates: float | None = None,
         weighting: str = "loss",
         warm: float = 0.0,
@@ -72,6 +78,7 @@ class Coreset:
         for name, value, valid in (
             ("target", target, TARGETS),
             ("snr", snr, DEFINITIONS),
+            ("snr_from", snr_from, SOURCES),
             ("weighting", weighting, WEIGHTINGS),
         ):
             if value not in valid:
@@ -88,7 +95,7 @@ class Coreset:
         self.epochs, self.seed = epochs, seed
         self.view = View(tuple(preference), target)
         self.snr, self.snr_weighted, self.snr_samples = snr, snr_weighted, snr_samples
-        self.candidates = candidates
+        self.snr_from, self.candidates = snr_from, candidates
         self.weighting, self.warm, self.audit = weighting, warm, audit
         self.reset()
 
@@ -99,6 +106,7 @@ class Coreset:
         self.indices: Tensor | None = None
         self.weights: Tensor | None = None
         self.history: list[dict[str, Any]] = []
+        self.watched: dict[str, Any] = {}
         self.seconds = {"select": 0.0, "check": 0.0, "audit": 0.0}
         self.passes = {"select": 0, "check": 0, "audit": 0}
 
@@ -144,7 +152,8 @@ class Coreset:
         if count < least:
             raise ConfigError(
                 f"method.budget={self.budget} of {pool.size} samples is {count}, fewer than the "
-                f"{least} classes; set method.budget to at least {least / pool.size:.3g}"
+                f"{least} classes{self.selector.classes_are}; set method.budget to at least "
+                f"{least / pool.size:.3g}{self.selector.instead}"
             )
         if self.selector.validates and (pool.validation is None or pool.validation.size == 0):
             raise ConfigError("this selection needs validation data, and there are none")
@@ -164,7 +173,8 @@ class Coreset:
         if not wanted and self.trigger.due(epoch, self.first, self.epochs, self.seed):
             wanted = True
             if self.trigger.measures:
-                measured = self._measure(pool)
+                seen = self.watched.get("epoch") == epoch
+                measured = self.watched["measured"] if seen else self._measure(pool)
                 entry |= {"checked": True, **measured}
                 before = self._before()
                 wanted = self.trigger.fires(measured["snr"], before[0], measured["loss"], before[1])
@@ -172,6 +182,8 @@ class Coreset:
         if auditing and self.indices is not None:
             if "snr" not in entry:
                 entry |= self._measure(pool, "audit")
+            elif self.watched.get("epoch") == epoch:
+                entry["snr_pass"] = self._measure(pool, "audit")["snr"]
             entry["gap"] = self._gap(pool)
         if wanted:
             self._select(epoch, pool, entry)
@@ -180,6 +192,27 @@ class Coreset:
         if len(entry) > 3:
             self.history.append(entry)
         return wanted
+
+    def watches(self, epoch: int) -> bool:
+        """Whether gradients of this epoch's training are what the next one is checked by."""
+        return (
+            self.snr_from == "training"
+            and self.indices is not None
+            and self.trigger.measures
+            and epoch + 1 < self.epochs
+            and self.trigger.due(epoch + 1, self.first, self.epochs, self.seed)
+        )
+
+    def watch(self, epoch: int, seen: LastLayer, weights: Tensor, pool: Pool) -> None:
+        """What `watches` asked for: last-layer gradients of the samples that this epoch was trained
+        on, and their weights (n,).
+
+        Raises:
+            DivergenceError: one of them is not finite.
+        """
+        pool.finite(seen)
+        measured = self._ratios(seen, weights if self.snr_weighted else None, pool)
+        self.watched = {"epoch": epoch + 1, "measured": measured}
 
     def order(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Samples of an epoch in their order, (k,), and their weights in the loss, (k,)."""
@@ -232,12 +265,18 @@ class Coreset:
             some = torch.linspace(0, k - 1, self.snr_samples).round().long()
         seen = pool.last_layer(self.indices[some])
         weights = self.weights[some].to(seen.features[0].device) if self.snr_weighted else None
+        measured = self._ratios(seen, weights, pool)
+        self.seconds[purpose] += time.perf_counter() - start
+        self.passes[purpose] += pool.passes - before
+        return measured
+
+    def _ratios(
+        self, seen: LastLayer, weights: Tensor | None, pool: Pool
+    ) -> dict[str, list[float]]:
         ratios = [snr(seen.objective(j), self.snr, weights) for j in range(seen.m)]
         losses = seen.losses.tolist()
         # What decides must not differ between processes: they look again together, or none does.
         agreed = pool.agreed(torch.tensor([ratios, losses], dtype=torch.float64)).tolist()
-        self.seconds[purpose] += time.perf_counter() - start
-        self.passes[purpose] += pool.passes - before
         return {"snr": agreed[0], "loss": agreed[1]}
 
     def _select(self, epoch: int, pool: Pool, entry: dict[str, Any]) -> None:
@@ -293,6 +332,7 @@ class Coreset:
             "indices": self.indices,
             "weights": self.weights,
             "history": [dict(entry) for entry in self.history],
+            "watched": dict(self.watched),
             "seconds": dict(self.seconds),
             "passes": dict(self.passes),
         }
@@ -306,7 +346,7 @@ class Coreset:
         _same_size(state["size"], self.size)
         self.epoch, self.size = state["epoch"], state["size"]
         self.indices, self.weights = state["indices"], state["weights"]
-        self.history = list(state["history"])
+        self.history, self.watched = list(state["history"]), dict(state.get("watched", {}))
         self.seconds, self.passes = dict(state["seconds"]), dict(state["passes"])
 
 

@@ -135,15 +135,39 @@ class Pool:
         alone = self.share is None or len(rows) < self.share[1]
         found = self._look(rows) if alone else self._look_together(rows)
         # Only now: an error of one process alone would leave the others waiting for it.
-        if not all(found.objective(j).finite for j in range(found.m)):
-            raise DivergenceError("gradients of the last layer are not finite: training diverged")
+        self.finite(found)
         return found
+
+    @staticmethod
+    def finite(seen: LastLayer) -> None:
+        """Raise DivergenceError where a feature or residual is not finite."""
+        if not all(seen.objective(j).finite for j in range(seen.m)):
+            raise DivergenceError("gradients of the last layer are not finite: training diverged")
 
     def agreed(self, values: Tensor) -> Tensor:
         """The first process's values, in all of them: devices may round differently."""
         if self.share is None:
             return values
         return self.share[2](values.to(self.device))[0].to(values.device)
+
+    def gathered(self, seen: LastLayer, weights: Tensor) -> tuple[LastLayer, Tensor]:
+        """What each process saw of samples of its own, with their weights (n,), as one."""
+        if self.share is None:
+            return seen, weights
+        gather = self.share[2]
+
+        def whole(tensor: Tensor) -> Tensor:
+            return torch.cat(gather(tensor))
+
+        counts = [len(part) for part in gather(weights)]
+        parts = zip(counts, gather(seen.losses), strict=True)
+        losses = torch.stack([n * loss for n, loss in parts]).sum(0) / sum(counts)
+        together = LastLayer(
+            tuple(whole(h) for h in seen.features),
+            tuple(tuple(whole(r) for r in layers) for layers in seen.residuals),
+            losses,
+        )
+        return together, whole(weights)
 
     def _look_together(self, rows: Tensor) -> LastLayer:
         assert self.share is not None
@@ -242,20 +266,22 @@ class Pool:
                     seen.clear()
                     outputs = functional_call(self.network, frozen, (batch[0],))
                     runs = [[run for run in seen if run[0] is layer] for layer in layers]
-                    parts.append(self._chunk(len(chunk), outputs, batch, runs))
+                    parts.append(self.factors(len(chunk), outputs, batch, runs))
         finally:
             for hook in hooks:
                 hook.remove()
         return joined(parts)
 
-    def _chunk(
+    def factors(
         self,
         n: int,
         outputs: Any,
         batch: Batch,
         runs: Sequence[Sequence[tuple[nn.Module, Tensor, Tensor]]],
+        keep: bool = False,
     ) -> LastLayer:
-        """Factors of n samples from what each last layer was seen to take and give."""
+        """Factors of n samples from what each last layer was seen to take and give; ``keep`` leaves
+        the graph for others to differentiate."""
         features, leaves = [], []
         for name, one in zip(self.heads, runs, strict=True):
             if len(one) != 1:
@@ -275,7 +301,7 @@ class Pool:
         losses = self.losses(outputs, batch).reshape(-1)
         residuals = []
         for j, loss in enumerate(losses):
-            more = j + 1 < len(losses)
+            more = keep or j + 1 < len(losses)
             grads = torch.autograd.grad(loss, leaves, retain_graph=more, allow_unused=True)
             # A batch's loss is a mean: a sample's own derivative is n times its share.
             residuals.append(

@@ -64,10 +64,12 @@ class Selector(ABC):
     Attributes:
         looks: whether it looks at the network, and so may choose otherwise as training goes on.
         validates: whether it needs ``pool.validation``.
+        classes_are, instead: what is said where there are too few samples for its classes.
     """
 
     looks = True
     validates = False
+    classes_are = instead = ""
 
     @abstractmethod
     def select(self, pool: Pool, count: int, view: View, generator: torch.Generator) -> Selection:
@@ -88,7 +90,13 @@ class Random(Selector):
 
 
 class _PerClass(Selector):
-    """A rule that divides the coreset over the classes in proportion to their sizes."""
+    """A rule that divides the coreset over the classes in proportion to their sizes.
+
+    Of several columns of labels each combination is a class: what a class's samples add up to is
+    matched class by class, so all classes together match the whole whichever way they are divided.
+    """
+
+    classes_are = " (of several labels, their combinations)"
 
     def smallest(self, pool: Pool) -> int:
         return int(pool.classes().max()) + 1
@@ -157,6 +165,8 @@ class GradMatch(_PerClass):
             raise ConfigError(f"method.variant={variant} is unknown{nearest(variant, VARIANTS)}")
         self.variant, self.batch_size = variant, batch_size
         self.ridge, self.tolerance = ridge, tolerance
+
+    instead = ", or method.variant=joint"
 
     def smallest(self, pool: Pool) -> int:
         return super().smallest(pool) if self.variant.startswith("per_class") else 1

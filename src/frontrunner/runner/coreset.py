@@ -11,16 +11,21 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frontrunner.coresets.coreset import Coreset
 from frontrunner.coresets.pool import Pool
+from frontrunner.coresets.watch import Watch
 from frontrunner.errors import ConfigError
 from frontrunner.tasks.base import rows
 
 Share = tuple[int, int, Callable[[Tensor], list[Tensor]]]
 Draw = tuple[list[int], Tensor]
+
+# Under these no process has all of a layer's weights.
+_DIVIDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 class CoresetSampler(Sampler[Draw]):
@@ -107,6 +112,9 @@ class CoresetCallback(Callback):
         self._trainer: pl.Trainer | None = None
         self.seconds = 0.0
         self._since: float | None = None
+        self._watch: Watch | None = None
+        self._batch: Any = None
+        self._watching = 0.0
 
     def pace(self, size: int, batch_size: int) -> int:
         """Steps of an epoch, for ``size`` samples in all."""
@@ -133,17 +141,25 @@ class CoresetCallback(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        if isinstance(trainer.strategy, _DIVIDED):
+            raise ConfigError(
+                f"{type(trainer.strategy).__name__} divides the network over processes, and a "
+                "coreset is chosen by gradients of the whole: use strategy=ddp"
+            )
         # The first step of any optimiser imports it, which may take as long as a small training:
         # seconds that no coreset costs.
         importlib.import_module("torch._dynamo")
-        self._trainer, self._module, self._pool = trainer, pl_module, None
+        self._trainer, self._module = trainer, pl_module
+        self._pool = self._watch = None
         # A checkpoint is read after this. Without one, an earlier training's coreset is forgotten.
         if trainer.current_epoch == 0 and self.coreset.epoch >= 0:
             self.coreset.reset()
             self.seconds = 0.0
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._pool = self._trainer = None
+        if self._watch is not None:
+            self._watch.stop()
+        self._pool = self._trainer = self._watch = self._batch = None
 
     def _begin(self) -> None:
         if self._trainer is None:
@@ -151,13 +167,39 @@ class CoresetCallback(Callback):
         if self._pool is None:
             self._pool = self._make_pool(shared(self._trainer))
             self.coreset.check(self._pool)
-        self.coreset.begin(self._trainer.current_epoch, self._pool)
-        self._since = time.perf_counter()
+        epoch = self._trainer.current_epoch
+        self.coreset.begin(epoch, self._pool)
+        if self.coreset.watches(epoch):
+            self._watch = Watch(self._pool)
+            self._watch.start()
+        self._since, self._watching = time.perf_counter(), 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = batch
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        if self._watch is None:
+            return
+        start = time.perf_counter()
+        weighted = self.coreset.weighting == "loss"
+        batch = tuple(self._batch)
+        self._watch.step(batch[:-1] if weighted else batch, batch[-1] if weighted else None)
+        self._watching += time.perf_counter() - start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
+            self.seconds += time.perf_counter() - self._since - self._watching
             self._since = None
+        if self._watch is not None and self._pool is not None:
+            start = time.perf_counter()
+            seen, self._watch = self._watch.stop(), None
+            if seen is not None:
+                self.coreset.watch(trainer.current_epoch, *seen, self._pool)
+            self.coreset.seconds["check"] += time.perf_counter() - start + self._watching
 
     def state_dict(self) -> dict[str, Any]:
         return {"coreset": self.coreset.state_dict(), "seconds": self.seconds}
