@@ -1,6 +1,8 @@
 """Reproduce what docs/methods/coresets.md claims; every table of that page is printed here.
 
-    python experiments/eracs/reproduce.py [methods timing equal_cost grid] [--setting S] [--seeds N]
+    python experiments/eracs/reproduce.py [TABLES] [--setting S] [--seeds N]
+
+Tables are ``methods``, ``timing``, ``equal_cost``, ``grid`` and ``sources``.
 
 Settings are ``digits`` (embedded, 80 epochs), ``digits_noisy`` (20 % of training labels wrong, 40
 epochs), ``digits_rare`` (the rarest class has 2 % of the images of the most frequent, 40 epochs),
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _settings import AUDIT, ERACS, FIXED, SETTINGS, Setting
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -36,143 +39,6 @@ Array = NDArray[np.float64]
 Rows = list[dict[str, Any]]
 
 QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
-ALL_BUDGETS = (0.05, 0.1, 0.2)
-AUDIT = ["method.audit=3"]  # the true gradient gap; not part of the cost
-ERACS = {
-    "ERACS, SNR fell by 30 %": ["method=coresets/eracs", *AUDIT],
-    "ERACS, SNR below 0.3": ["method=coresets/eracs", "method.trigger=absolute_below", *AUDIT],
-    "ERACS, SNR above 0.3": ["method=coresets/eracs", "method.trigger=absolute_above", *AUDIT],
-    "loss fell by 90 %": [
-        "method=coresets/gradmatch",
-        "method.trigger=loss",
-        "method.threshold=0.9",
-        "method.every=3",
-        *AUDIT,
-    ],
-}
-FEW = {
-    "GradMatch every 3 epochs": ["method=coresets/gradmatch", "method.every=3"],
-    "the same of 3 times as many, at random": [
-        "method=coresets/gradmatch",
-        "method.every=3",
-        "method.candidates=3",
-    ],
-    "GradMatch every epoch of twice as many, at random": [
-        "method=coresets/gradmatch",
-        "method.every=1",
-        "method.candidates=2",
-    ],
-    "ERACS, SNR below 0.3, of 3 times as many": [
-        "method=coresets/eracs",
-        "method.trigger=absolute_below",
-        "method.candidates=3",
-        *AUDIT,
-    ],
-}
-FIXED = {
-    "random, fixed": ["method=coresets/random"],
-    "random, drawn every epoch": ["method=coresets/random", "method.trigger=interval"],
-    "k-centre": ["method=coresets/kcenter"],
-    "CRAIG": ["method=coresets/craig"],
-    "GLISTER": ["method=coresets/glister"],
-    "GradMatch": ["method=coresets/gradmatch"],
-}
-METHODS = {
-    **FIXED,
-    "GradMatch per batch": ["method=coresets/gradmatch", "method.variant=per_batch"],
-    "GradMatch every 5 epochs": ["method=coresets/gradmatch", "method.every=5"],
-    **FEW,
-    **ERACS,
-}
-PEAK = {
-    "ERACS, SNR fell by 30 % from its peak": [
-        "method=coresets/eracs",
-        "method.trigger=peak_drop",
-        *AUDIT,
-    ]
-}
-
-
-def _faster(methods: dict[str, list[str]], every: int) -> dict[str, list[str]]:
-    """The same methods with another interval, of checks or of selections."""
-    return {
-        label: [*(w for w in words if not w.startswith("method.every=")), f"method.every={every}"]
-        for label, words in methods.items()
-    }
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A task, and what is run on it.
-
-    Attributes:
-        words: overrides.
-        methods: rows of ``methods``.
-        triggers: those of them that ``timing`` compares with other times.
-        bought: those of them that ``equal_cost`` compares with random samples.
-        budgets: shares of the data.
-        full_seeds: of training on all data, at most.
-    """
-
-    words: tuple[str, ...]
-    methods: dict[str, list[str]]
-    triggers: tuple[str, ...]
-    bought: tuple[str, ...]
-    budgets: tuple[float, ...] = ALL_BUDGETS
-    full_seeds: int = 5
-
-
-_BY_SNR = {k: v for k, v in ERACS.items() if "SNR" in k} | PEAK
-_SIDE = {
-    **FIXED,
-    **{k: v for k, v in FEW.items() if "SNR" not in k},
-    **_BY_SNR,
-}
-_SHORT = {
-    **{k: v for k, v in FIXED.items() if "random" in k},
-    **_faster({"GradMatch": FIXED["GradMatch"]}, 5),
-    **_faster({"GradMatch every 2 epochs": FIXED["GradMatch"]}, 2),
-    **_faster(_BY_SNR, 2),
-}
-_BOUGHT = ("GradMatch", "GradMatch every 3 epochs", "the same of 3 times as many, at random")
-_LOW = (0.05, 0.1)
-SETTINGS = {
-    "digits": Setting(("task=digits_full",), METHODS, tuple(ERACS), ("GradMatch", *FEW, *ERACS)),
-    "digits_noisy": Setting(
-        ("task=digits_full", "task.label_noise=0.2", "training.steps=1500"),
-        _SIDE,
-        tuple(_BY_SNR),
-        (*_BOUGHT, *_BY_SNR),
-        _LOW,
-    ),
-    "digits_rare": Setting(
-        ("task=digits_full", "task.imbalance=0.02", "training.steps=1500"),
-        _SIDE,
-        tuple(_BY_SNR),
-        (*_BOUGHT, *_BY_SNR),
-        _LOW,
-    ),
-    "digits_short": Setting(
-        ("task=digits_full", "training.steps=750"),
-        _SHORT,
-        tuple(_BY_SNR),
-        ("GradMatch", "GradMatch every 2 epochs", *_BY_SNR),
-        _LOW,
-    ),
-    # 20 epochs of a ResNet that is small enough for hundreds of trainings on one core.
-    "mnist": Setting(
-        (
-            "task=mnist_images",
-            "model.network.widths=[8,16,32]",
-            "model.network.stem_stride=4",
-            "training.steps=2375",
-        ),
-        _SHORT,
-        tuple(_BY_SNR),
-        ("GradMatch", "GradMatch every 2 epochs", *_BY_SNR),
-        full_seeds=2,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -235,6 +101,7 @@ def main() -> int:
         "timing": timing,
         "equal_cost": equal_cost,
         "grid": grid,
+        "sources": sources,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", choices=[[], *tables], default=[])
@@ -370,6 +237,42 @@ def grid(study: Study) -> tuple[str, Rows]:
         intro = f"{rule}: accuracy % / updates at a budget of 10 %."
         tables.append(_table(intro, ["C \\ τ", "0.1", "0.2", "0.3", "0.4", "0.5"], lines))
     return f"{_setting(study)}\n\n" + "\n\n".join(tables), rows
+
+
+def sources(study: Study) -> tuple[str, Rows]:
+    """The SNR of a pass over the coreset, and that of the gradients of training itself."""
+    lines, rows = [], []
+    words = ["method=coresets/eracs", "method.every=3"]
+    by_pass = study.paired(words)
+    by_training = study.paired([*words, "method.snr_from=training", *AUDIT])
+    for budget in study.setting.budgets:
+        cells = [f"{100 * budget:g} %"]
+        for source, found in (("a pass", by_pass), ("training", by_training)):
+            own = [row for row in found if row["budget"] == budget]
+            rows += [{"source": source, **row} for row in own]
+            shares = [100 * row["check_seconds"] / row["train_seconds"] for row in own]
+            accuracy, _, _, _, updates, _ = _cells(own)
+            cells += [accuracy, updates, f"{np.median(shares):.1f} %"]
+        pairs = [
+            (entry["snr"][0], entry["snr_pass"][0])
+            for row in by_training
+            if row["budget"] == budget
+            for entry in row["history"]
+            if "snr_pass" in entry
+        ]
+        seen, passed = np.array(pairs).T
+        correlation = float(spearmanr(seen, passed).statistic)
+        lines.append([*cells, f"{correlation:.2f}", f"{np.median(seen / passed):.2f}"])
+    intro = (
+        "Checks every 3 epochs by a pass over the coreset, and by the gradients of the epoch of "
+        "training before: accuracy, updates and, of the seconds of training, the median share of "
+        f"checks. {_setting(study)} Then Spearman's correlation of the two SNRs, measured at the "
+        "same moments of the same runs, and the median of their ratio, training over pass."
+    )
+    head = ["budget"]
+    for source in ("pass", "training"):
+        head += [f"{source}: accuracy %", "updates", "checks"]
+    return _table(intro, [*head, "correlation", "ratio"], lines), rows
 
 
 # ---------------------------------------------------------------------- pieces
