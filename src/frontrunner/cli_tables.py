@@ -40,11 +40,14 @@ def add(command: Any) -> None:
 
 
 def _table(known: argparse.Namespace, words: list[str]) -> int:
-    from frontrunner.tables import table as tables
+    from frontrunner.tables import show
     from frontrunner.tables.grid import Grid
+    from frontrunner.tables.reading import load
+    from frontrunner.tables.table import SCALES
 
     path = find(known.file)
-    table = tables.load(path, _one_of(known.scale, tables.SCALES, "--scale"))
+    _one_of(known.format, show.FORMATS, "--format")
+    table = load(path, _one_of(known.scale, SCALES, "--scale"))
     launcher = _launcher(words, known)
     output = known.output or Path("runs") / "tables" / path.resolve().parent.name / known.scale
     if known.dry_run:
@@ -52,18 +55,13 @@ def _table(known: argparse.Namespace, words: list[str]) -> int:
 
         print(preview(Grid(table, output)))
         return 0
-    problems: dict[tuple[str, ...], str] = {}
-    submitted = 0
-    if known.no_run:
-        grid = Grid(table, output)
-    else:
-        grid = Grid(table, output)
-        if any(entry.open for entry in grid.runs().values()):
-            from frontrunner.tables.carry_out import complete
+    grid = Grid(table, output)
+    if known.no_run or not any(entry.open for entry in grid.runs().values()):
+        return _print(known, grid, {}, 0)
+    from frontrunner.tables.carry_out import complete
 
-            done = complete(table, output, launcher, wait=not known.submit)
-            grid, problems, submitted = done.grid, done.problems, done.submitted
-    return _print(known, grid, problems, submitted)
+    done = complete(table, output, launcher, wait=not known.submit)
+    return _print(known, done.grid, done.problems, done.submitted)
 
 
 def _print(
@@ -73,7 +71,7 @@ def _print(
     from frontrunner.tables.fill import fill
 
     filled = fill(grid, problems)
-    print(show.render(filled, _one_of(known.format, show.FORMATS, "--format")), end="")
+    print(show.render(filled, known.format), end="")
     if known.save:
         from frontrunner.tables.save import save
 
