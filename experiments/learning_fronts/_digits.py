@@ -22,7 +22,7 @@ TASKS = ("multi_digits", "ten_digits")
 ROUNDS = 10  # validations; a hypervolume of ten objectives takes longer than a hundred steps
 SCHEDULE = "training.schedule=cosine"  # both tasks' own: the rate decays in all arms alike
 
-# Weights of the overlap by `choices`, on seeds that no other table has.
+# Not tuned: `choices` shows what others do on seeds that no other table has.
 COSINE, PLAIN = 0.1, 0.1
 
 RESTS, LEARNS = "method.freeze=0.8", "method.freeze=1"

@@ -113,7 +113,8 @@ def main() -> int:
         command = f"python experiments/learning_fronts/reproduce.py {' '.join(words)}"
         table = f"<!-- {command} -->\n\n{table}\n"
         options.results.mkdir(parents=True, exist_ok=True)
-        path = options.results / name
+        part = [] if options.tasks == list(_digits.TASKS) or name == "known" else options.tasks
+        path = options.results / "_".join([name, *part])
         path.with_suffix(".md").write_text(table, encoding="utf-8")
         facts = json.dumps({"command": command, "rows": rows}, indent=1)
         path.with_suffix(".json").write_text(facts + "\n", encoding="utf-8")
