@@ -221,6 +221,7 @@ def test_the_record_names_every_switch():
     assert method(overlap="plain", freeze=0.5).switches() == {
         "ordering": 0.0,
         "ordering_sign": "corrected",
+        "orthogonality": 0.0,
         "overlap": "plain",
         "freeze": 0.5,
         "sampled": 3,

@@ -67,6 +67,7 @@ class Lorpman(PaMaL):
     def switches(self) -> dict[str, Any]:
         return {
             **super().switches(),
+            "orthogonality": self.orthogonality,
             "overlap": self.overlap,
             "freeze": self.freeze,
             "sampled": self.sampled,
