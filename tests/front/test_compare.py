@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from frontrunner.errors import FrontError
-from frontrunner.front import Front, Objective, indicators
+from frontrunner.front import Front, Objective, indicators, text
 from frontrunner.front.collect import Entries, Entry, Skipped
 from frontrunner.front.compare import compare, covered
 
@@ -195,6 +195,46 @@ def test_six_seeds_can_show_a_difference_between_two_but_not_among_three() -> No
     assert {(p.a, p.b) for p in against.pairs} == {("A", "B"), ("C", "B")}
     assert all(p.significant for p in against.pairs)
     assert any("'B' reaches a larger hypervolume than 'C'" in s for s in against.conclusions)
+
+
+def test_many_tests_are_told_by_the_method_that_is_ahead() -> None:
+    shifts = {name: 0.1 * k for k, name in enumerate("ABCDE")}
+    c = compare(groups(9, **shifts))
+    assert len(c.pairs) == 10
+    assert all(p.significant for p in c.pairs)
+    assert sum("reaches a larger hypervolume" in s for s in c.conclusions) == 10
+    more = compare(groups(10, **shifts, F=0.5))
+    ahead = [s for s in more.conclusions if "reaches a larger hypervolume" in s]
+    assert len(ahead) == 5  # F is ahead of none
+    assert ahead[0].startswith("'A' reaches a larger hypervolume than 'B', 'C', 'D', 'E' and 'F'")
+    assert "15 tests" in ahead[0]
+
+
+def test_conclusions_say_which_comparisons_rest_on_different_budgets() -> None:
+    used = {"A": 100, "B": 105, "C": 1000}
+    entries = [entry(k, s, cost=passes(n)) for (k, n), s in product(used.items(), range(3))]
+    c = compare(entries)
+    (said,) = [s for s in c.conclusions if "different budgets" in s]
+    assert said.startswith("2 of 3 comparisons")
+    assert "'A' and 'C' (100 : 1,000); 'B' and 'C' (105 : 1,000)" in said
+    assert "'A' and 'B' (" not in said
+    assert [text.budgets(c, p) for p in c.pairs] == ["equal", "1 : 10", "1 : 9.52"]
+    alone = compare([e for e in entries if e.label != "B"])
+    assert any(s.startswith("This comparison rests on different") for s in alone.conclusions)
+    equal = compare([e for e in entries if e.label != "C"])
+    assert not any("different budgets" in s for s in equal.conclusions)
+    unknown = compare(groups(3, A=0.0, B=0.2))
+    assert [text.budgets(unknown, p) for p in unknown.pairs] == ["unknown"]
+
+
+def test_many_unlike_budgets_are_told_by_level() -> None:
+    entries = [
+        entry(name, s, cost=passes(100 * (1 + k % 3)))
+        for (k, name), s in product(enumerate("ABCDEF"), range(2))
+    ]
+    (said,) = [s for s in compare(entries).conclusions if "different budgets" in s]
+    assert "12 of 15 comparisons" in said
+    assert "100 for 'A' and 'D'; 200 for 'B' and 'E'; 300 for 'C' and 'F'" in said
 
 
 def test_an_open_outcome_is_not_called_equality() -> None:

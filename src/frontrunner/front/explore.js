@@ -171,8 +171,10 @@
         `${point + 1} of ${run.points}${note}.`, { id: "explore-nearest" }));
       const exact = asked.map((x) => String(+x.toPrecision(12))).join(",");
       byId("explore-export").hidden = !run.command;
-      byId("explore-command").textContent =
-        run.command ? `${run.command} --preference ${exact} --out model` : "";
+      // Options are not broken at their hyphens.
+      const option = (name) => element("span", `--${name}`);
+      byId("explore-command").replaceChildren(...(run.command
+        ? [`${run.command} `, option("preference"), ` ${exact} `, option("out"), " model"] : []));
       byId("explore-copy").textContent = "Copy";
       byId("explore-why").textContent = run.command ? "" : `No export command: ${run.why}.`;
     };

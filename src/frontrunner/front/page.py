@@ -45,6 +45,7 @@ td small { display: block; color: var(--soft); font-size: 12px; white-space: now
 td.best { font-weight: 700; } td.best small { font-weight: 400; }
 td.number { white-space: nowrap; }
 td.words { overflow-wrap: anywhere; min-width: 8em; max-width: 22em; }
+figure.panels { overflow-x: auto; } .panels > .plotly-graph-div { min-width: 700px; }
 figure { margin: 14px 0 8px; } figcaption { font-size: 14px; margin-top: 4px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 8px 20px; }
 a { color: var(--accent); }
@@ -59,7 +60,7 @@ h3 { font-size: 16px; margin: 0; }
 .explore :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 #explore-sliders { margin: 8px 0; } #explore-sliders > p { font-size: 13px; }
 #explore-sliders.many { display: grid; gap: 2px 28px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr)); }
 .many > p { grid-column: 1 / -1; }
 .slider { display: grid; grid-template-columns: 1fr auto; gap: 0 12px; align-items: center; }
 .slider label { grid-column: 1 / -1; }
@@ -72,6 +73,7 @@ h3 { font-size: 16px; margin: 0; }
 .cost dd { font-weight: 400; }
 #explore-export { display: flex; gap: 10px; align-items: center; }
 code { font: 13px/1.4 ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; }
+#explore-command span { white-space: nowrap; }
 #explore-command { background: var(--tint); padding: 6px 10px; border-radius: 6px;
   overflow-wrap: anywhere; flex: 1; }
 @media (min-width: 800px) and (min-height: 700px) {
@@ -115,8 +117,11 @@ def page(title: str, body: str, entries: Sequence[Entry] = ()) -> str:
     )
 
 
-def chart(figure: Figure, name: str, caption: str = "") -> str:
-    """A plotly figure as HTML; `page` brings the script that draws it and what the points are."""
+def chart(figure: Figure, name: str, caption: str = "", *, panels: bool = False) -> str:
+    """A plotly figure as HTML; `page` brings the script that draws it and what the points are.
+
+    ``panels`` are too many for a narrow screen: there the figure is scrolled sideways.
+    """
     from plotly.io.json import to_json_plotly
 
     content = json.loads(to_json_plotly(figure, engine="json"))
@@ -127,7 +132,7 @@ def chart(figure: Figure, name: str, caption: str = "") -> str:
     }
     note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure><div id="{name}" class="plotly-graph-div" '
+        f'<figure{" class=panels" if panels else ""}><div id="{name}" class="plotly-graph-div" '
         f'style="height:{figure.layout.height}px"></div>{note}'
         f'<script type="application/json" class="figure" data-plot="{name}">'
         f"{explore.as_json(content)}</script></figure>"
@@ -174,11 +179,14 @@ def front_page(front: Front, run: Path = Path()) -> str:
     mask = front.nondominated()
     body = [f"<h1>{html.escape(label)}</h1>", f"<p class='soft'>{html.escape(subtitle)}</p>"]
     drawn = interactive.fronts([entry], front.reference_point)
-    body += [chart(f, f"front-{i}", caption) for i, (caption, f) in enumerate(drawn)]
+    body += [chart(f, f"front-{i}", says, panels=i > 0) for i, (says, f) in enumerate(drawn)]
     body.append(explore.control([entry]))
     obeyed = charts.alignment([entry])
     if obeyed is not None:
-        body += ["<h2>What was asked for, and what came</h2>", chart(obeyed, "alignment")]
+        body += [
+            "<h2>What was asked for, and what came</h2>",
+            chart(obeyed, "alignment", panels=True),
+        ]
     values = {k: v for k, v in front.indicators().items() if v is not None}
     rows: list[list[str | Cell]] = [
         [k.replace("_", " "), Cell(_value(v))] for k, v in values.items()

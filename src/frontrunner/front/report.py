@@ -76,7 +76,7 @@ def write_report(
         body.append(f"<div class='box warn'><h2>Warnings</h2>{bullets(c.warnings)}</div>")
     body += ["<div><h2>Fronts</h2>"]  # the control stays in view within this element
     for i, (caption, figure) in enumerate(interactive.fronts(entries, c.reference_point)):
-        body.append(chart(figure, f"front-{i}", caption))
+        body.append(chart(figure, f"front-{i}", caption, panels=i > 0))
     body += [explore.control(entries), "</div>"]
     body += ["<h2>Indicators</h2>", _indicators(c)]
     body += ["<h2>Conventions</h2>", bullets(text.conventions(c, mark="bold"))]
@@ -95,7 +95,7 @@ def write_report(
     obeyed = charts.alignment(entries)
     if obeyed is not None:
         body += ["<h2>Alignment with preferences</h2>", _alignment_note(entries)]
-        body.append(chart(obeyed, "alignment"))
+        body.append(chart(obeyed, "alignment", panels=True))
     body += _configurations(entries)
     body += ["<h2>Runs</h2>", _runs(c, Path(path))]
     points = bundles.ordered(bundles.groups_of(entries))
@@ -132,7 +132,7 @@ def _surfaces(entries: Sequence[Entry]) -> list[str]:
     if isinstance(found, str):
         return [head, f"<p>{html.escape(found)}</p>"]
     figure, caption = found
-    return [head, chart(figure, "surfaces", caption)]
+    return [head, chart(figure, "surfaces", caption, panels=True)]
 
 
 def _attainment(c: Comparison, entries: Sequence[Entry]) -> list[str]:

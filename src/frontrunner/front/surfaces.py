@@ -72,9 +72,11 @@ def _words(sizes: set[int]) -> str:
     if any(n >= 4 for n in sizes):
         said.append("dotted, solid and dashed lines are attained by 25, 50 and 75 % of the runs")
     if 3 in sizes:
-        said.append("of three runs they are attained by one, two and all")
+        said.append(
+            "of three runs, dotted, solid and dashed ones are attained by one, two and all"
+        )
     if 2 in sizes:
-        said.append("of two runs, dotted by one and dashed by both")
+        said.append("of two runs, dotted lines are attained by one and dashed by both")
     if 1 in sizes:
         said.append("one run has a single line, what it attains")
     words = "; ".join(said)
