@@ -12,13 +12,15 @@ TORCH  := $(shell grep '^torch==' requirements.lock)
 TORCH_OPTIONS ?=
 # For example make test PYTEST_OPTIONS="tests/front -x", or with "-n 0" in this process, for --pdb
 PYTEST_OPTIONS ?=
+# For example make tables TABLE_OPTIONS="launcher=local"
+TABLE_OPTIONS ?=
 # Files of tests are divided among processes, in the order that tests/conftest.py gives them.
 DIVIDED := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 DEMO := $(BIN)/frontrunner run -m experiment=demo
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench wheel wheel-check clean
+.PHONY: help venv demo test lint bench tables quotes wheel wheel-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,17 @@ lint: $(READY) ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A finished run is not run again; a table that lacks runs does not keep the others from being made.
+tables: export WANDB_MODE = offline
+tables: $(READY) ## every paper's table at scale cpu, and the pages that quote them (hours)
+	@failed=0; for file in experiments/*/*.yaml; do \
+		grep -q '^  cpu:' "$$file" || continue; \
+		$(BIN)/frontrunner table "$$file" --save $(TABLE_OPTIONS) || failed=1; \
+	done; $(MAKE) quotes || failed=1; exit $$failed
+
+quotes: $(READY) ## the tables that README.md and docs/ quote, as they were computed
+	$(BIN)/python scripts/quote.py
 
 bench: export WANDB_MODE = offline
 bench: $(READY) ## speed and memory, each as a ratio (benchmarks/)
