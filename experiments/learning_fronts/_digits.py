@@ -19,7 +19,7 @@ Rows = list[dict[str, Any]]
 
 QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
 TASKS = ("multi_digits", "ten_digits")
-ROUNDS = 10  # validations; a hypervolume of ten objectives takes longer than a hundred steps
+ROUNDS = 5  # validations; a hypervolume of ten objectives takes longer than a hundred steps
 SCHEDULE = "training.schedule=cosine"  # both tasks' own: the rate decays in all arms alike
 
 # Not tuned: `choices` shows what others do on seeds that no other table has.
