@@ -150,10 +150,11 @@ class Coreset:
             )
         least = self.selector.smallest(pool)
         if count < least:
+            kind = " (combinations of labels)" if pool.columns > 1 else ""
             raise ConfigError(
                 f"method.budget={self.budget} of {pool.size} samples is {count}, fewer than the "
-                f"{least} classes{self.selector.classes_are}; set method.budget to at least "
-                f"{least / pool.size:.3g}{self.selector.instead}"
+                f"{least} classes{kind}; set method.budget to at least {least / pool.size:.3g}"
+                f"{self.selector.instead}"
             )
         if self.selector.validates and (pool.validation is None or pool.validation.size == 0):
             raise ConfigError("this selection needs validation data, and there are none")

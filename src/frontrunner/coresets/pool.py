@@ -94,6 +94,7 @@ class Pool:
 
     Attributes:
         passes: samples that the network was run on, by all processes together.
+        columns: of labels, once `classes` was asked for.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Pool:
         self.validation, self.share = validation, share
         self._names, self._heads = heads, list[str]()
         self._classes: Tensor | None = None
+        self.columns = 0
         self.passes = 0
 
     @property
@@ -228,6 +230,7 @@ class Pool:
                         "variant=per_batch of GradMatch does without"
                     )
                 labels.append(torch.stack(columns, dim=1))
+            self.columns = labels[0].shape[1]
             self._classes = torch.unique(torch.cat(labels), dim=0, return_inverse=True)[1]
         return self._classes if indices is None else self._classes[indices]
 

@@ -64,12 +64,12 @@ class Selector(ABC):
     Attributes:
         looks: whether it looks at the network, and so may choose otherwise as training goes on.
         validates: whether it needs ``pool.validation``.
-        classes_are, instead: what is said where there are too few samples for its classes.
+        instead: what else to do where there are too few samples for its classes.
     """
 
     looks = True
     validates = False
-    classes_are = instead = ""
+    instead = ""
 
     @abstractmethod
     def select(self, pool: Pool, count: int, view: View, generator: torch.Generator) -> Selection:
@@ -95,8 +95,6 @@ class _PerClass(Selector):
     Of several columns of labels each combination is a class: what a class's samples add up to is
     matched class by class, so all classes together match the whole whichever way they are divided.
     """
-
-    classes_are = " (of several labels, their combinations)"
 
     def smallest(self, pool: Pool) -> int:
         return int(pool.classes().max()) + 1

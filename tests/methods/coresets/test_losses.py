@@ -287,7 +287,8 @@ def test_check_refuses_with_the_key_named(override, message, digits, work):
 
 
 def test_combinations_of_labels_are_classes(two_digits):
-    with pytest.raises(ConfigError, match=r"20, fewer than the \d\d classes .*combinations.*joint"):
+    message = r"20, fewer than the \d\d classes \(combinations of labels\);.*joint"
+    with pytest.raises(ConfigError, match=message):
         check(two_digits("eracs", "method.budget=0.1"))
     check(two_digits("eracs", "method.budget=0.1", "method.variant=joint"))
 
