@@ -13,6 +13,8 @@ similarities, by the interpreter that --apricot names.
 Overhead: processor seconds of SNR checks over those of training, from the fronts of ERACS runs that
 check every 3 epochs: by a pass over the coreset, by one over 128 of its samples, or from the
 gradients of training itself.
+
+Parts that are not asked for keep what the result file has of them.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ RUNS = {
     "digits_full": ["task=digits_full"],
     "mnist_images": ["task=mnist_images", "training.steps=2375"],  # 20 epochs
 }
+PARTS = ("pursuit", "location", "overhead")
 WATCHED: dict[str, list[str]] = {
     "a pass": [],
     "a pass over 128": ["method.snr_samples=128"],
@@ -235,8 +238,15 @@ def _cost(words: list[str]) -> dict[str, float]:
     return {key.removeprefix("training_"): value for key, value in cost.items()}
 
 
+def shown(values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        print(f"{name}: {spread(value) if isinstance(value, dict) else value}", flush=True)
+    return values
+
+
 def main() -> None:
     parser = arguments(__doc__, device=False)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], help="none: all")
     parser.add_argument("--picks", type=int, default=100, help="of the naive pursuit; 500 are all")
     parser.add_argument("--apricot", help="a Python that has apricot-select; without, skipped")
     parser.add_argument("--select", choices=["ours", "naive"], help=argparse.SUPPRESS)
@@ -246,22 +256,23 @@ def main() -> None:
         return
     one_thread("cpu")
     repeats = options.repeats or 3
-    results: dict[str, Any] = {"pursuit": pursuit(options.picks, repeats)}
-    for name, value in results["pursuit"].items():
-        print(f"{name}: {spread(value) if isinstance(value, dict) else value}", flush=True)
-    if options.apricot:
-        results["facility location"] = location(options.apricot, repeats)
-        for name, value in results["facility location"].items():
-            print(f"{name}: {spread(value) if isinstance(value, dict) else value}", flush=True)
-    else:
+    wanted = options.parts or PARTS
+    path = options.out / "coresets-cpu.json"
+    results: dict[str, Any] = json.loads(path.read_text())["results"] if path.is_file() else {}
+    if "pursuit" in wanted:
+        results["pursuit"] = shown(pursuit(options.picks, repeats))
+    if "location" in wanted and options.apricot:
+        results["facility location"] = shown(location(options.apricot, repeats))
+    elif "location" in wanted:
         print("facility location: skipped, --apricot names no interpreter with apricot-select")
-    results["overhead"] = overhead(repeats)
+    if "overhead" in wanted:
+        results["overhead"] = overhead(repeats)
     settings = {
         "pursuit": f"{CLASSES} classes of {PER_CLASS} samples, {FEATURES} features and a bias",
         "facility location": f"{CHOSEN} of {POINTS} samples, {WIDTH} features",
         "overhead": "processor seconds of ERACS at a budget of 10 %, every=3; a seed each time",
     }
-    write("coresets", options.out, settings, results)
+    write("coresets-cpu", options.out, settings, results)
 
 
 if __name__ == "__main__":
