@@ -101,7 +101,7 @@ def test_two_nodes_train_one_run(
     monkeypatch.chdir(tmp_path)
     options = ["--wait", "-N2", "--ntasks-per-node=1", "-c1"]
     words = ["method=learning/cosmos", *tiny]
-    cluster.run("sbatch", *options, str(SLURM / "ddp.sbatch"), *words, check=False, timeout=300)
+    cluster.run("sbatch", *options, str(SLURM / "ddp.sbatch"), *words, check=False, timeout=600)
     logs = "".join(p.read_text() for p in tmp_path.glob("*.log"))
     (record,) = tmp_path.glob("runs/*/*/run.json")
     found = json.loads(record.read_text())
