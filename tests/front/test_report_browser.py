@@ -141,6 +141,12 @@ def test_every_plot_is_drawn_without_errors_and_without_a_network(
     assert ("difference-0" in names) == (m == 2)
     assert all(svg > 0 for _, svg, _ in drawn)
     assert errors(browser) == []
+    if m == 2:  # the other method's middle line is a copy of its own panel's
+        lines = browser.run(
+            "document.getElementById('surfaces')._fullData.map(t => [t.line.color, t._length])"
+        )
+        assert [n for colour, n in lines if colour == "#D0D7DE"] != []
+        assert all(n > 2 for _, n in lines)
     assert {url.partition(":")[0] for url in browser.requests} <= {"file", "data", "blob"}
     assert sum(url.startswith("file:") for url in browser.requests) == 1
     if m == 2:  # nothing among the buttons sends a chart away

@@ -72,9 +72,7 @@ def _words(sizes: set[int]) -> str:
     if any(n >= 4 for n in sizes):
         said.append("dotted, solid and dashed lines are attained by 25, 50 and 75 % of the runs")
     if 3 in sizes:
-        said.append(
-            "of three runs, dotted, solid and dashed ones are attained by one, two and all"
-        )
+        said.append("of three runs, dotted, solid and dashed ones are attained by one, two and all")
     if 2 in sizes:
         said.append("of two runs, dotted lines are attained by one and dashed by both")
     if 1 in sizes:
@@ -120,35 +118,42 @@ def _lines(groups: dict[str, list[Entry]]) -> Figure:
         for name, level in levels(len(runs)).items():
             surface = attainment.surface(runs, level).points
             assert surface is not None
-            found[label][name] = attainment.staircase(surface, high).astype(np.float32) * signs
+            line = attainment.staircase(surface, high) * signs
+            # Its points and ends; plotly draws the corners between them.
+            found[label][name] = line[[0, *range(1, len(line), 2), -1]].astype(np.float32)
     figure, rows, columns = _panels(list(groups))
+    middles = {}
     for k, label in enumerate(groups):
         where = {"row": k // columns + 1, "col": k % columns + 1}
-        quiet = {"mode": "lines", "hoverinfo": "skip"}
-        for other, lines in found.items():
-            if other != label:
-                line = lines.get("median", lines.get("best"))
-                assert line is not None
-                grey = {"color": "#D0D7DE", "width": 1}
-                figure.add_trace(
-                    go.Scatter(x=line[:, 0], y=line[:, 1], line=grey, **quiet), **where
-                )
         for name, line in found[label].items():
             dash, width = LINES[name]
             share = levels(len(groups[label]))[name]
             by = math.ceil(share * len(groups[label]) - 1e-9)
+            if name == "median" or label not in middles:
+                middles[label] = len(figure.data)
             figure.add_trace(
                 go.Scatter(
                     x=line[:, 0],
                     y=line[:, 1],
                     mode="lines",
-                    line={"color": colour(k), "width": width, "dash": dash},
+                    line={"color": colour(k), "width": width, "dash": dash, "shape": "hv"},
                     name=html.escape(label),
+                    zorder=1,
                     hovertemplate=f"<b>{html.escape(label)}</b><br>attained by {by} of "
                     f"{len(groups[label])} runs<br>%{{x:.5g}}, %{{y:.5g}}<extra></extra>",
                 ),
                 **where,
             )
+    for k, label in enumerate(groups):
+        for other, trace in middles.items():
+            if other != label:  # the page's script copies the line, so that it travels once
+                grey = go.Scatter(
+                    mode="lines",
+                    line={"color": "#D0D7DE", "width": 1, "shape": "hv"},
+                    hoverinfo="skip",
+                    meta={"same": trace},
+                )
+                figure.add_trace(grey, row=k // columns + 1, col=k % columns + 1)
     _name(figure, objectives, rows, columns, len(groups))
     ends = np.sort(np.array([low, high]) * signs, axis=0)
     figure.update_xaxes(range=list(ends[:, 0]))
