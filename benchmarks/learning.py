@@ -27,7 +27,6 @@ from frontrunner.runner.runner import Runner
 from frontrunner.tasks.base import Batch, Task, rows
 
 OBJECTIVES = (2, 3, 10)
-SOLVERS = ("method.solver=linear", "method.solver=epo")
 BATCHES, BATCH_SIZE, POINTS = 4, 128, 10
 
 
@@ -143,7 +142,11 @@ def main() -> None:
     one_thread(device)
     folder = config.conf_dir() / "method" / "learning"
     names = options.methods or sorted(path.stem for path in folder.glob("*.yaml"))
-    variants = {"phn": SOLVERS, "mgda": [f"method.aggregator={a}" for a in options.aggregators]}
+    variants = {
+        "gmooar": ("method.upper=hv", "method.upper=u"),
+        "mgda": [f"method.aggregator={a}" for a in options.aggregators],
+        "phn": ("method.solver=linear", "method.solver=epo"),
+    }
     configurations = [
         [f"method=learning/{name}", *([word] if word else [])]
         for name in names
@@ -172,7 +175,7 @@ def _measured(m: int, configurations: list[list[str]], repeats: int, device: str
         try:
             make, label = maker(words, m)
         except ConfigError as error:
-            results[words[0].partition("/")[2]] = {"refused": str(error)}
+            results[" ".join(words)] = {"refused": str(error)}
             continue
         makers[label] = make
     memory, counts = {}, {}
