@@ -460,8 +460,8 @@ def test_both_lines_are_needed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budget": 0}, r"budget=0 must be above 0"),
-        ({"budget": 1.5}, r"budget=1\.5 must be above 0 and at most 1"),
+        ({"budget": 0}, r"^budget=0 must be above 0"),
+        ({"budget": 1.5}, r"^budget=1\.5 must be above 0 and at most 1"),
         ({"select": "gradmach"}, "select=gradmach is unknown; did you mean 'gradmatch'"),
         ({"weighting": "loss"}, "weighting=loss is not one of sampling, batch"),
         ({"trigger": "often"}, "trigger=often is unknown"),
@@ -475,7 +475,8 @@ def test_settings_that_cannot_be_are_named(settings, message):
 
 def test_fewer_samples_than_classes_train_nothing():
     module = Net()
-    with pytest.raises(ConfigError, match="is 2, fewer than the 4 classes"):
+    message = r"^budget=0\.01 of 240 samples is 2, fewer than the 4 classes; set budget"
+    with pytest.raises(ConfigError, match=message):
         fit(training_of(budget=0.01), module)
     assert module.batches == []
 

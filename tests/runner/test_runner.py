@@ -278,7 +278,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_that_names_it(kind, tmp_pat
 
 def test_a_checkpoint_of_another_budget_is_refused(tmp_path):
     fit(tmp_path)
-    with pytest.raises(RunError, match="other steps or rounds"):
+    with pytest.raises(RunError, match="other steps or rounds, or on data of another length"):
         fit(tmp_path, budget=BUDGET | {"steps": 30})
 
 

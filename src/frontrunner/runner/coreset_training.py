@@ -6,7 +6,8 @@ Trainer(max_epochs=200, callbacks=[coreset]).fit(module, coreset.over(datamodule
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from frontrunner.coresets.coreset import Coreset
 from frontrunner.coresets.pool import Pool
 from frontrunner.coresets.select import Craig, Glister, GradMatch, KCenter, Random, Selector
 from frontrunner.coresets.trigger import Trigger
-from frontrunner.errors import ConfigError, DataError, nearest
+from frontrunner.errors import ConfigError, DataError, FrontrunnerError, nearest
 from frontrunner.runner.coreset import CoresetCallback, CoresetLoader, Share, place
 
 SELECTORS: dict[str, Callable[..., Selector]] = {
@@ -83,15 +84,16 @@ class CoresetTraining(CoresetCallback):
             raise ConfigError(f"select={select} is unknown{nearest(select, SELECTORS)}")
         if weighting not in ("sampling", "batch"):
             raise ConfigError(f"weighting={weighting} is not one of sampling, batch")
-        coreset = Coreset(
-            SELECTORS[select](**(options or {})),
-            Trigger(trigger, threshold, every, count),
-            budget,
-            epochs if epochs is not None else 0,
-            seed,
-            weighting="loss" if weighting == "batch" else "sampling",
-            **settings,
-        )
+        with _own_names():
+            coreset = Coreset(
+                SELECTORS[select](**(options or {})),
+                Trigger(trigger, threshold, every, count),
+                budget,
+                epochs if epochs is not None else 0,
+                seed,
+                weighting="loss" if weighting == "batch" else "sampling",
+                **settings,
+            )
         super().__init__(coreset, self._of_module)
         self._epochs, self._loss, self._network = epochs, loss, network
         self._head = [head] if isinstance(head, str) else head
@@ -136,6 +138,10 @@ class CoresetTraining(CoresetCallback):
                 "the training data do not come from the coreset: fit with coreset.over(data)"
             )
 
+    def _begin(self) -> None:
+        with _own_names():
+            super()._begin()
+
     def draw_from(self, train: Any, validation: Callable[[], Any]) -> CoresetLoader:
         """The training loader in place of ``train``; ``validation`` gives the other where a
         selection looks at it."""
@@ -178,6 +184,17 @@ class CoresetTraining(CoresetCallback):
 
         held_out = pool(self._validation) if self._validation is not None else None
         return pool(self._train, held_out)
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """Errors name arguments, and not the keys of a configuration that there is none of."""
+    try:
+        yield
+    except FrontrunnerError as error:
+        if "method." not in str(error):
+            raise
+        raise type(error)(str(error).replace("method.", "")) from None
 
 
 class _Alone(pl.LightningDataModule):

@@ -190,7 +190,10 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["frontrunner"]
         if (state["total"], state["every"]) != (self.total, self.every):
-            raise RunError("the checkpoint was written by a run with other steps or rounds")
+            raise RunError(
+                "the checkpoint was written by a run with other steps or rounds, or on data of "
+                "another length: run again with fresh=true"
+            )
         self.step, self.passes = state["step"], state["passes"]
         self.seconds_before = state["seconds"]
         self._start = time.perf_counter()
