@@ -4,9 +4,9 @@
         [--steps N] [--seeds N] [--problems …] [--methods …] [--tasks …]
 
 ``known`` holds every method of conf/method/learning against fronts in closed form. ``lorpman``
-takes LORPMAN apart, beside PaMaL and COSMOS, on the embedded digits; ``choices`` is the grids by
-which that study, and a recommendation for PHN, chose what the papers leave open; ``parameters``
-counts what each method stores, with the papers' networks and on one. In each table of fronts all
+takes LORPMAN apart, beside PaMaL and COSMOS, on the embedded digits; ``choices`` is the grid behind
+the rate recommended for PHN; ``parameters`` counts what each method stores, with the papers'
+networks and on one. In each table of fronts all
 methods take the same number of steps, by default fewer than the task's own. Runs that exist are not
 run again. Tables go to standard output, and with every figure behind them to
 experiments/learning_fronts/results/.
