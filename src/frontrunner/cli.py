@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli_sweeps.add(command)
     cli_tables.add(command)
-    sub = command("list", _list, "methods, tasks, models, evaluators, experiments")
+    sub = command("list", _list, "methods, tasks, models, evaluators, experiments, tables")
     sub.add_argument("group", nargs="?", help="one group only")
     cli_compare.add(command)
     sub = command("export", _export, "the model for a preference, as an ordinary checkpoint")
@@ -232,15 +232,19 @@ def _list(known: argparse.Namespace, words: list[str]) -> int:
 
     from frontrunner import config as configuration
 
-    names = [known.group] if known.group else configuration.groups()
+    names = [known.group] if known.group else [*configuration.groups(), "tables"]
     console = Console()
     for name in names:
+        if name in ("table", "tables"):
+            described = cli_tables.listing()
+        else:
+            described = configuration.describe(name)
         table = Table(
             title=name, title_justify="left", box=None, show_header=False, title_style="bold"
         )
         table.add_column(no_wrap=True)
         table.add_column()
-        for option, text in configuration.describe(name).items():
+        for option, text in described.items():
             table.add_row(option, text)
         console.print(table)
     return 0

@@ -86,6 +86,17 @@ def _print(
     return 1
 
 
+def listing() -> dict[str, str]:
+    """The table files under experiments/, each with its title and scales."""
+    from frontrunner.tables.reading import described
+
+    found = {}
+    for name in _there():
+        title, scales = described(EXPERIMENTS / f"{name}.yaml")
+        found[name] = f"{title} ({', '.join(scales)})"
+    return found
+
+
 def find(word: str) -> Path:
     """A table file by its path, or by ``<paper>/<table>``.
 

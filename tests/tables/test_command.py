@@ -129,6 +129,12 @@ def test_wrong_words_are_one_line(file, capsys, words, message) -> None:
     assert told.count("\n") == 1
 
 
+def test_tables_are_listed_with_title_and_scales(file, capsys) -> None:
+    file()
+    assert main(["list", "tables"]) == 0
+    assert "paper/table  A table (smoke)" in capsys.readouterr().out
+
+
 def test_an_unknown_scale_is_named(file, capsys) -> None:
     assert main(["table", file(), "--scale", "gpu"]) == 1
     assert "--scale gpu; did you mean 'cpu'" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 import pytest
 
 from frontrunner.errors import ConfigError
-from frontrunner.tables.reading import load, scales
+from frontrunner.tables.reading import described, load
 
 
 def test_a_list_is_overrides_and_a_number_of_seeds_counts_from_zero(table) -> None:
@@ -37,7 +37,7 @@ def test_a_scale_takes_some_rows_by_name_or_brings_its_own(written) -> None:
     assert [r.name for r in load(path, "smoke").rows] == ["linear"]
     assert load(path, "smoke").seeds == (4, 7)
     assert [r.name for r in load(path, "cpu").rows] == ["EPO"]
-    assert scales(path) == ("smoke", "cpu")
+    assert described(path) == ("A table", ("smoke", "cpu"))
 
 
 def test_overrides_of_one_scale_may_stand_with_a_row_or_a_column(written) -> None:

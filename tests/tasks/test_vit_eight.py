@@ -47,8 +47,11 @@ def picture(task, label, rng):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("clip"))
+
+
+def make_world(root):
     """``data/<task>/<split>/<class>/*.png``, a CLIP model ``clip`` and an expert for each task."""
-    root = tmp_path_factory.mktemp("clip")
     rng = np.random.default_rng(0)
     for task, classes in TASKS.items():
         splits = {"train": 6, "test": 3} | ({"validation": 2} if task == "stripes" else {})

@@ -64,10 +64,18 @@ def load(path: Path, scale: str) -> Table:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def scales(path: Path) -> tuple[str, ...]:
-    """The scales that a table file has, smallest first."""
-    there = _mapping(_read(path).get("scales"), "scales")
-    return tuple(name for name in SCALES if name in there)
+def described(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The title of a table file, and its scales, smallest first.
+
+    Raises:
+        ConfigError: not a table file.
+    """
+    try:
+        data = _read(path)
+        there = _mapping(data.get("scales"), "scales")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return str(data.get("title", "")), tuple(name for name in SCALES if name in there)
 
 
 # ---------------------------------------------------------------------- reading

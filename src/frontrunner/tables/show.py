@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from frontrunner.front import text
@@ -73,7 +72,8 @@ def _latex(filled: Filled) -> str:
     """A booktabs table; panels are separated by a rule."""
     t = filled.table
     head, rows = _lines(filled)
-    first = 2 if t.panel else 1
+    panels = _panels(filled)
+    first = 2 if panels else 1
     lines = [
         r"\begin{table}[t]",
         r"  \centering",
@@ -85,7 +85,7 @@ def _latex(filled: Filled) -> str:
     ]
     before = rows[0][0] if rows else ""
     for row in rows:
-        if t.panel and row[0] != before:
+        if panels and row[0] != before:
             lines.append(r"    \midrule")
             before = row[0]
         lines.append(f"    {' & '.join(map(_tex, row))} \\\\")
@@ -259,8 +259,3 @@ TEX = {
 
 def _tex(word: str) -> str:
     return "".join(TEX.get(letter, letter) for letter in word)
-
-
-def tables_of(names: Sequence[Any]) -> str:
-    """A line for each table file: its name, its title, its scales."""
-    return text.grid(["table", "title", "scales"], [[str(x) for x in row] for row in names])
