@@ -113,24 +113,33 @@ def _lines(groups: dict[str, list[Entry]]) -> Figure:
     low, high = points.min(axis=0) - 0.05 * span, points.max(axis=0) + 0.05 * span
     found: dict[str, dict[str, Array]] = {}
     for label, group in groups.items():
-        runs = [e.front.minimised for e in group]
+        points_of = [e.front.minimised for e in group]
         found[label] = {}
-        for name, level in levels(len(runs)).items():
-            surface = attainment.surface(runs, level).points
+        for name, level in levels(len(group)).items():
+            surface = attainment.surface(points_of, level).points
             assert surface is not None
             line = attainment.staircase(surface, high) * signs
             # Its points and ends; plotly draws the corners between them.
             found[label][name] = line[[0, *range(1, len(line), 2), -1]].astype(np.float32)
     figure, rows, columns = _panels(list(groups))
-    middles = {}
-    for k, label in enumerate(groups):
-        where = {"row": k // columns + 1, "col": k % columns + 1}
-        for name, line in found[label].items():
+    cells = {k: {"row": i // columns + 1, "col": i % columns + 1} for i, k in enumerate(groups)}
+    # Underneath, other methods' middle lines: each travels once, in its own panel, and the page's
+    # script copies it.
+    n, first = len(groups) * (len(groups) - 1), {}
+    for label, lines in found.items():
+        first[label] = n + list(lines).index("median" if "median" in lines else "best")
+        n += len(lines)
+    grey = {"color": "#D0D7DE", "width": 1, "shape": "hv"}
+    for label, cell in cells.items():
+        for other, trace in first.items():
+            if other != label:
+                copy = go.Scatter(mode="lines", line=grey, hoverinfo="skip", meta={"same": trace})
+                figure.add_trace(copy, **cell)
+    for k, (label, lines) in enumerate(found.items()):
+        runs = len(groups[label])
+        for name, line in lines.items():
             dash, width = LINES[name]
-            share = levels(len(groups[label]))[name]
-            by = math.ceil(share * len(groups[label]) - 1e-9)
-            if name == "median" or label not in middles:
-                middles[label] = len(figure.data)
+            by = math.ceil(levels(runs)[name] * runs - 1e-9)
             figure.add_trace(
                 go.Scatter(
                     x=line[:, 0],
@@ -138,22 +147,11 @@ def _lines(groups: dict[str, list[Entry]]) -> Figure:
                     mode="lines",
                     line={"color": colour(k), "width": width, "dash": dash, "shape": "hv"},
                     name=html.escape(label),
-                    zorder=1,
-                    hovertemplate=f"<b>{html.escape(label)}</b><br>attained by {by} of "
-                    f"{len(groups[label])} runs<br>%{{x:.5g}}, %{{y:.5g}}<extra></extra>",
+                    hovertemplate=f"<b>{html.escape(label)}</b><br>attained by {by} of {runs} runs"
+                    "<br>%{x:.5g}, %{y:.5g}<extra></extra>",
                 ),
-                **where,
+                **cells[label],
             )
-    for k, label in enumerate(groups):
-        for other, trace in middles.items():
-            if other != label:  # the page's script copies the line, so that it travels once
-                grey = go.Scatter(
-                    mode="lines",
-                    line={"color": "#D0D7DE", "width": 1, "shape": "hv"},
-                    hoverinfo="skip",
-                    meta={"same": trace},
-                )
-                figure.add_trace(grey, row=k // columns + 1, col=k % columns + 1)
     _name(figure, objectives, rows, columns, len(groups))
     ends = np.sort(np.array([low, high]) * signs, axis=0)
     figure.update_xaxes(range=list(ends[:, 0]))
