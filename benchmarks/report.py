@@ -99,7 +99,7 @@ def opened(page: Path, profile: Path) -> dict[str, float]:
 
     with Browser(profile) as browser:
         browser.send("Performance.enable", timeDomain="threadTicks")
-        browser.open(page)
+        browser.open(page, 300)
         browser.wait("document.documentElement.dataset.drawn", 300)
         metrics = browser.send("Performance.getMetrics")["metrics"]
         marks = browser.run(

@@ -80,12 +80,13 @@ class Browser:
 
     # ------------------------------------------------------------------ what a user does
 
-    def open(self, path: Path) -> None:
+    def open(self, path: Path, seconds: float = 120.0) -> None:
         """Load a file and wait for its load event."""
         self.requests.clear()
         self.messages.clear()
         self.send("Page.navigate", url=path.resolve().as_uri())
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        loaded = "document.readyState === 'complete' && location.href !== 'about:blank'"
+        self.wait(loaded, seconds)
 
     def resize(self, width: int, height: int) -> None:
         self.send(
