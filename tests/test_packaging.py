@@ -33,6 +33,7 @@ FLOORS = {
     "cli": 6,
     "cli_compare": 6,
     "cli_sweeps": 6,
+    "cli_tables": 6,
     "sweeps": 5,
     "tables": 5,
     "run": 4,
