@@ -42,6 +42,8 @@ LONG = (
     "sweeps/slurm/test_scripts.py",
     "sweeps/",
     "runner/",
+    "tables/test_every_table.py",
+    "evaluators/test_lm_eval.py",
 )
 
 
