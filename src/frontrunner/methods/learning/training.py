@@ -116,8 +116,10 @@ def trainable(task: Task, *, conditioned: bool = False) -> None:
         if task.model is None or task.model.conditioning is None:
             raise ConfigError("this method needs a model with conditioning: set conditioning=film")
         network = task.conditioned_network()  # refuses a network that it cannot condition
-    else:
+    elif task.model is not None:
         network = task.network()
+    else:
+        return
     if not any(p.requires_grad and p.numel() > 0 for p in network.parameters()):
         raise ConfigError(
             f"task '{task.name}': every weight of its network is frozen, so there is nothing to "
