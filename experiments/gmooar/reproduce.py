@@ -1,6 +1,6 @@
 """Reproduce what docs/methods/gmooar.md claims; every table of that page is printed here.
 
-    python experiments/gmooar/reproduce.py known irregular digits fairness [--seeds N] [--output D]
+    python experiments/gmooar/reproduce.py irregular digits fairness [--seeds N] [--output D]
 
 Runs that exist are not run again. Tables go to standard output and to experiments/gmooar/results/.
 """
@@ -29,7 +29,6 @@ QUIET = ["logger=none", "runner.progress=none", "runner.threads=1"]
 def main() -> int:
     """Print the tables asked for."""
     tables: dict[str, Callable[[int, Path], str]] = {
-        "known": known_fronts,
         "irregular": irregular_fronts,
         "digits": digits,
         "fairness": fairness,
@@ -81,36 +80,6 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 # ---------------------------------------------------------------------- analytic problems
-
-
-def known_fronts(seeds: int, output: Path) -> str:
-    """GMOOAR against the best possible with as many points."""
-    lines = [
-        "Hypervolume at reference (1.1, 1.1) in % of the best with 15 points; "
-        f"seeds 0–{seeds - 1}, random initial vectors.",
-        "",
-        *head("problem", "required", "per seed", "smallest"),
-    ]
-    for problem, required in (("dtlz2", 99.8), ("vlmop2", 99.8), ("zdt1", 99.5), ("zdt2", 99.5)):
-        runs = sweep(seeds, output, ["experiment=gmooar_synthetic", f"task.problem={problem}"])
-        best = runs[0].task.problem.best_hypervolume(15, (1.1, 1.1))
-        shares = [100 * run.front.hypervolume([1.1, 1.1]) / best for run in runs]
-        cells = ", ".join(f"{s:.3f}" for s in shares)
-        lines.append(row(problem, f"≥ {required}", cells, f"{min(shares):.3f}"))
-    runs = sweep(
-        seeds, output, ["experiment=gmooar_synthetic", "task.problem=dtlz2", "method.upper=u"]
-    )
-    even = 2 * np.sin(np.pi / (4 * 14))
-    gaps = [100 * float(indicators.uniformity(run.front.minimised) or 0) / even for run in runs]
-    lines += [
-        "",
-        f"GMOOAR-U on dtlz2: smallest gap in % of that of 15 equal angles, {even:.6f} "
-        "(required ≥ 95).",
-        "",
-        *head("per seed", "smallest"),
-        row(", ".join(f"{g:.2f}" for g in gaps), f"{min(gaps):.2f}"),
-    ]
-    return "\n".join(lines)
 
 
 def irregular_fronts(seeds: int, output: Path) -> str:

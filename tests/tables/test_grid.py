@@ -32,6 +32,17 @@ def test_runs_that_differ_in_their_label_alone_are_one(grid) -> None:
     assert len(found.runs()) == 3
 
 
+def test_a_run_that_another_table_has_done_under_its_label_is_found(grid, runs) -> None:
+    ours = grid(rows={"ours": ["method=learning/cosmos"]})
+    for entry in runs.of(ours, "ours"):
+        runs.finish(entry, runs.square(0.5))
+    theirs = grid(rows={"theirs": ["method=learning/cosmos"], "linear": []})
+    assert [e.state for e in runs.of(theirs, "theirs")] == [State.DONE] * 3
+    places = [e.place.directory for e in runs.of(theirs, "theirs")]
+    assert places == [e.place.directory for e in runs.of(ours, "ours")]
+    assert [e.state for e in runs.of(theirs, "linear")] == [State.PLANNED] * 3
+
+
 def test_a_later_override_replaces_an_earlier_one_and_a_tilde_takes_it_back(grid) -> None:
     found = grid(
         overrides=["task=multi_digits", "points=3", "training.steps=7"],

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from frontrunner.errors import FrontrunnerError
+from frontrunner.errors import FrontrunnerError, RunError
 from frontrunner.sweeps.launcher import LOST, State
 from frontrunner.sweeps.status import standings
 from frontrunner.sweeps.sweep import Cell
 from frontrunner.tables import index
 from frontrunner.tables.table import Column, Panel, Row, Table
 from frontrunner.tables.values import Result, look_up
+from frontrunner.tracking.manifest import FILE, RunRecord
 
 Words = tuple[str, ...]
 """Overrides of a run."""
@@ -160,8 +161,41 @@ def _filled(word: str, leader: Result) -> str:
     return re.sub(r"<([\w.]+)>", number, word)
 
 
+class _Labelled:
+    """Finished runs by what follows their labels, in folders that are listed once."""
+
+    def __init__(self) -> None:
+        self._there: dict[Path, dict[str, Path]] = {}
+
+    def found(self, place: index.Place) -> index.Place:
+        """The same place, or that of a finished run of the same configuration."""
+        folder = place.directory.parent
+        if folder not in self._there:
+            runs = sorted(folder.iterdir()) if folder.is_dir() else []
+            self._there[folder] = {_unlabelled(run): run for run in runs}
+        other = self._there[folder].get(_unlabelled(place.directory))
+        if other is None or (place.directory / FILE).exists() or not _is_run_of(other, place):
+            return place
+        return replace(place, directory=other)
+
+
+def _unlabelled(directory: Path) -> str:
+    """``s<seed>-<start of the identity>``, the end of a run directory's name."""
+    return "-".join(directory.name.rsplit("-", 2)[-2:])
+
+
+def _is_run_of(directory: Path, place: index.Place) -> bool:
+    try:
+        record = RunRecord.read(directory).data
+    except (RunError, OSError):
+        return False
+    return record["status"] == "done" and record["config_hash"] == place.identity
+
+
 def _look(words: Mapping[Slot, Words]) -> dict[Slot, Entry]:
-    """How the runs of these overrides stand; those that differ in their label alone are one."""
+    """How the runs of these overrides stand; those that differ in their label alone are one, also
+    where another table has done them under its label."""
+    labelled = _Labelled()
     distinct = list(dict.fromkeys(words.values()))
     entries: dict[Words, Entry] = {}
     first: dict[str, tuple[Words, index.Place]] = {}
@@ -170,7 +204,7 @@ def _look(words: Mapping[Slot, Words]) -> dict[Slot, Entry]:
         if place.problem:
             entries[own] = Entry(own, place, None, place.problem)
         else:
-            first.setdefault(place.identity, (own, place))
+            first.setdefault(place.identity, (own, labelled.found(place)))
             same[own] = place.identity
     asked = [(Cell(p.identity, str(p.directory), w, {}), p.directory) for w, p in first.values()]
     for (own, place), found in zip(first.values(), standings(asked), strict=True):
