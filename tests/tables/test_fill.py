@@ -99,6 +99,27 @@ def test_differences_are_paired_and_have_the_bootstraps_interval(grid, runs) -> 
     assert cells["", "COSMOS", "gain"].text == ""  # a row is not compared with itself
 
 
+def test_holm_corrects_over_the_rows_of_a_column(grid, runs) -> None:
+    columns = {name: {"minus": "COSMOS", "show": name} for name in ("p", "holm")}
+    rows = {
+        "COSMOS": ["method=learning/cosmos"],
+        "linear": ["method=learning/linear_scalarization"],
+        "far": ["method=learning/chebyshev"],
+    }
+    found = grid(columns=columns, rows=rows, scales={"smoke": {"seeds": 6}})
+    theirs = np.linspace(0.4, 0.5, 6)
+    runs.squares(found, "COSMOS", theirs)
+    runs.squares(found, "linear", theirs + np.array([3, 2, 1, 1, -1, 2]) / 100)
+    runs.squares(found, "far", theirs + 0.3)
+    filled = fill(runs.again(found))
+    p = {row: float(filled.cells["", row, "p"].text) for row in ("linear", "far")}
+    assert p["far"] < p["linear"] < 0.5
+    assert float(filled.cells["", "far", "holm"].text) == pytest.approx(2 * p["far"], abs=2e-3)
+    assert filled.cells["", "linear", "holm"].text == filled.cells["", "linear", "p"].text
+    assert filled.cells["", "COSMOS", "holm"].text == ""
+    assert "corrected over the rows" in render(filled, "text")
+
+
 def test_a_difference_lacks_the_seeds_that_its_rival_lacks(grid, runs) -> None:
     found = grid(columns={"gain": {"minus": "COSMOS", "show": "difference"}})
     runs.squares(found, "linear", [0.5, 0.6, 0.7])

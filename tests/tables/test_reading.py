@@ -53,6 +53,59 @@ def test_overrides_of_one_scale_may_stand_with_a_row_or_a_column(written) -> Non
     assert whole.columns[0].overrides == ()
 
 
+def test_a_file_extends_another_by_rows_and_other_keys(written) -> None:
+    written("whole")
+    path = written(
+        extends="whole.yaml",
+        overrides=None,
+        rows={"EPO": ["method=learning/epo"], "linear": ["method=learning/chebyshev"]},
+        hidden=["COSMOS"],
+        title="Another",
+        columns={"p": {"minus": "COSMOS", "show": "p"}},
+        scales=None,
+    )
+    found = load(path, "smoke")
+    assert [(r.name, r.overrides, r.hidden) for r in found.rows] == [
+        ("COSMOS", ("method=learning/cosmos",), True),
+        ("linear", ("method=learning/chebyshev",), False),
+        ("EPO", ("method=learning/epo",), False),
+    ]
+    assert found.title == described(path)[0] == "Another"
+    assert found.overrides == ("task=multi_digits", "points=3")
+    assert [c.name for c in found.columns] == ["p"]
+
+
+def test_what_is_extended_must_be_there_and_not_extend_it(written) -> None:
+    with pytest.raises(ConfigError, match=r"it extends .*absent.yaml: there is no such file"):
+        load(written(extends="absent.yaml"), "smoke")
+    written("whole", extends="absent.yaml")
+    with pytest.raises(ConfigError, match=r"it extends .*whole.yaml: it extends .*absent.yaml"):
+        load(written(extends="whole.yaml"), "smoke")
+    written("absent")
+    assert load(written(extends="whole.yaml"), "smoke").rows
+    written("absent", extends="table.yaml")
+    with pytest.raises(
+        ConfigError, match=r"absent.yaml: it extends .*table.yaml, which extends it"
+    ):
+        load(written(extends="whole.yaml"), "smoke")
+
+
+def test_a_mapping_may_start_from_another(written) -> None:
+    path = written(columns=None)
+    text = "columns:\n  one: &one {digits: 2, factor: 10}\n  two: {<<: *one, digits: 4}\n"
+    path.write_text(path.read_text() + text)
+    one, two = load(path, "smoke").columns
+    assert (one.digits, one.factor) == (2, 10)
+    assert (two.digits, two.factor) == (4, 10)
+
+
+def test_a_column_has_more_overrides_for_some_rows(grid) -> None:
+    columns = {"few": {"rows": {"linear": ["points=5"]}}, "many": {}}
+    found = grid(columns=columns, scales={"smoke": {"seeds": 1}})
+    points = [[w for w in words if w.startswith("points=")] for words in found.runs()]
+    assert points == [["points=3"], ["points=5"], ["points=3"]]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -65,6 +118,9 @@ def test_overrides_of_one_scale_may_stand_with_a_row_or_a_column(written) -> Non
         ({"columns": {"c": {"value": {"name": "objective"}}}}, "missing a required argument"),
         ({"columns": {"c": {"show": "men"}}}, "show=men; did you mean 'mean'"),
         ({"columns": {"c": {"show": "p"}}}, "needs a row to compare with"),
+        ({"columns": {"c": {"show": "holm"}}}, "needs a row to compare with"),
+        ({"columns": {"c": {"rows": {"COSMO": []}}}}, "columns.c.rows: no row 'COSMO'"),
+        ({"hidden": ["COSMO"]}, "hidden: no row 'COSMO'; did you mean 'COSMOS'"),
         ({"columns": {"c": {"minus": "COSMO"}}}, "no row 'COSMO'; did you mean 'COSMOS'"),
         ({"columns": {"c": {"between": ["COSMOS"]}}}, "between needs two rows"),
         ({"columns": {"c": {"minus": "COSMOS", "over": "linear"}}}, "only one of"),

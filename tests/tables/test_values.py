@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,21 @@ def test_known_fronts_give_shares_of_the_truth(grid, runs, work) -> None:
     assert share == pytest.approx(100 * volume / 0.400931, abs=1e-3)
     assert read(result, "scaled_hypervolume") == pytest.approx(volume)
     assert 0 < read(result, "igd_plus_to_truth") < 0.05
+    assert read(result, "reach") == pytest.approx(100.0)
+    assert read(result, "inner_points") == 13
+    assert read(result, "inner_points", margin=0.2) == (arc.min(axis=1) >= 0.2).sum()
+
+
+def test_angles_to_rays_leave_those_on_an_axis_out(run) -> None:
+    front = run.front
+    rays = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    points = np.array([[1.0, 1.0], [0.4, 0.4 * np.tan(np.radians(50))], [1.0, 1.0]])
+    told = replace(front, values=points, preferences=rays, preference_kind="ray")
+    object.__setattr__(run, "front", told)
+    assert read(run, "ray_angle") == pytest.approx(5.0)
+    object.__setattr__(run, "front", replace(told, preference_kind="weight"))
+    with pytest.raises(FrontError, match="no rays"):
+        read(run, "ray_angle")
 
 
 def test_a_task_without_truth_is_named(run) -> None:

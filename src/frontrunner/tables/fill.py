@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from frontrunner.tables.values import Result
 
 MARKED = 2.0
 """Differences beyond so many of the larger deviation are marked."""
+
+
+Key = tuple[str, str, str]
+"""Block, row and column."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Filled:
     """
 
     table: Table
-    cells: Mapping[tuple[str, str, str], Cell]
+    cells: Mapping[Key, Cell]
     claims: Sequence[Held] = ()
     references: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -78,9 +82,9 @@ class Filled:
         """Whether every cell has all its seeds."""
         return all(cell.whole for cell in self.cells.values())
 
-    def reasons(self) -> dict[str, list[tuple[str, str, str]]]:
+    def reasons(self) -> dict[str, list[Key]]:
         """Why numbers are missing, each reason with the cells it is of."""
-        found: dict[str, list[tuple[str, str, str]]] = {}
+        found: dict[str, list[Key]] = {}
         for key, cell in self.cells.items():
             for reason in dict.fromkeys(cell.missing.values()):
                 found.setdefault(reason, []).append(key)
@@ -95,12 +99,17 @@ def fill(grid: Grid, problems: Mapping[tuple[str, ...], str] | None = None) -> F
     """
     table = grid.table
     reader = _Reader(grid, problems or {})
-    cells = {}
+    cells: dict[Key, Cell] = {}
     for block in table.blocks:
         for row in table.shown:
             for column in table.columns:
                 key = (block, row.name, column.name)
                 cells[key] = _cell(table, reader, block, row, column)
+        for column in table.columns:
+            if column.show == "holm":
+                cells |= _adjusted(
+                    {k: c for k, c in cells.items() if k[::2] == (block, column.name)}
+                )
     claims = [_held(c, table, reader) for c in table.claims]
     return Filled(
         table,
@@ -198,6 +207,14 @@ def _cell(table: Table, reader: _Reader, block: str, row: Row, column: Column) -
     )
 
 
+def _adjusted(cells: Mapping[Key, Cell]) -> dict[Key, Cell]:
+    """The cells of a column of one block, with their p-values by Holm over its rows."""
+    p = {k: statistics.paired_test(list(c.values.values())).p for k, c in cells.items() if c.values}
+    told = {key: value for key, value in p.items() if value is not None}
+    held = zip(told, statistics.holm(list(told.values())), strict=True)
+    return {key: replace(cells[key], text=f"{value:.3f}") for key, value in held}
+
+
 def _marked(ours: Statistic | None, reported: Reported | None) -> bool | None:
     if ours is None or reported is None:
         return None
@@ -221,7 +238,7 @@ def _text(values: Sequence[float], over: Statistic | None, column: Column) -> st
         return _number(found[column.show], column)
     if column.show == "wins":
         return f"{sum(x > 0 for x in values)} of {len(values)}"
-    if column.show == "p":
+    if column.show in ("p", "holm"):
         p = statistics.paired_test(values).p
         return "" if p is None else f"{p:.3f}"
     signed = column.show == "difference" or column.over is not None

@@ -120,7 +120,7 @@ class Grid:
         row = t.row(slot.row)
         panel = next(p for p in t.panels if p.name == slot.panel)
         column = next(c for c in t.columns if c.name == slot.column)
-        own = row.overrides
+        own = (*row.overrides, *column.rows.get(row.name, ()))
         if leader is not None:
             own = tuple(_filled(word, leader) for word in own)
         words = [*QUIET, *t.overrides, *panel.overrides, *column.overrides, *own, *t.last]

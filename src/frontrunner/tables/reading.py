@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from frontrunner.errors import ConfigError, first_line, nearest
 from frontrunner.tables import values
 from frontrunner.tables.table import (
+    COMPARING,
     SCALES,
     SHOWN,
     Claim,
@@ -40,11 +42,13 @@ from frontrunner.tables.table import (
 )
 
 TOP = {
-    "title", "source", "overrides", "value", "rows", "columns", "panels", "panel", "pool", "stub",
-    "reported", "claims", "notes", "scales",
+    "extends", "title", "source", "overrides", "value", "rows", "hidden", "columns", "panels",
+    "panel", "pool", "stub", "reported", "claims", "notes", "scales",
 }  # fmt: skip
 ROW = {"overrides", "like", "follows", "value", "beside", "hidden", *SCALES}
-COLUMN = {"overrides", "value", "digits", "factor", "show", "minus", "between", "over", *SCALES}
+COLUMN = {
+    "overrides", "rows", "value", "digits", "factor", "show", "minus", "between", "over", *SCALES,
+}  # fmt: skip
 SCALE = {
     "seeds", "overrides", "rows", "columns", "panels", "says", "differs", "comparable", "needs",
 }  # fmt: skip
@@ -81,7 +85,8 @@ def described(path: Path) -> tuple[str, tuple[str, ...]]:
 # ---------------------------------------------------------------------- reading
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> Mapping[str, Any]:
+    """The keys of a file, over those of the file it extends; rows are added to rows."""
     import yaml
 
     try:
@@ -90,7 +95,18 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise ConfigError("there is no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"not readable: {first_line(error)}") from None
-    return _mapping(data, "a table file")
+    data = _mapping(data, "a table file")
+    if "extends" not in data:
+        return data
+    other = path.parent / str(data["extends"])
+    if other in (path, *extending):
+        raise ConfigError(f"it extends {other}, which extends it")
+    try:
+        base = _read(other, (path, *extending))
+    except ConfigError as error:
+        raise ConfigError(f"it extends {other}: {error}") from None
+    rows = {**_mapping(base.get("rows") or {}, "rows"), **_mapping(data.get("rows") or {}, "rows")}
+    return {**base, **data, "rows": rows}
 
 
 class _Number(float):
@@ -115,14 +131,16 @@ def _loader() -> Any:
         pass
 
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
-            if key in found:
+        own = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in own:
                 line = key_node.start_mark.line + 1
                 raise ConfigError(f"line {line}: '{key}' stands there twice")
-            found[key] = loader.construct_object(value_node, deep=True)
-        return found
+            own.add(key)
+        loader.flatten_mapping(node)  # `<<: *other` first, which own keys replace
+        make = partial(loader.construct_object, deep=True)
+        return {make(key): make(value) for key, value in node.value}
 
     def number(loader: Any, node: Any) -> _Number:
         return _Number(loader.construct_yaml_float(node), node.value)
@@ -143,7 +161,12 @@ def _table(path: Path, data: Mapping[str, Any], scale: str) -> Table:
         raise ConfigError(f"it has no scale '{scale}'{nearest(scale, by_scale)}")
     own = _mapping(by_scale[scale] or {}, f"scales.{scale}")
     _known(own, SCALE, f"scales.{scale}.")
-    rows = [_row(n, v, scale) for n, v in _chosen("rows", data, own).items()]
+    hidden = [str(name) for name in data.get("hidden") or ()]
+    if unknown := [name for name in hidden if name not in _names(data, "rows")]:
+        raise ConfigError(
+            f"hidden: no row '{unknown[0]}'{nearest(unknown[0], _names(data, 'rows'))}"
+        )
+    rows = [_row(n, v, scale, hidden) for n, v in _chosen("rows", data, own).items()]
     fallback = data.get("value", "hypervolume")
     columns = [
         _column(n, v, fallback, scale, path.parent)
@@ -193,10 +216,10 @@ def _chosen(what: str, data: Mapping[str, Any], own: Mapping[str, Any]) -> Mappi
     return {name: by_name[name] for name in names}
 
 
-def _row(name: Any, data: Any, scale: str) -> Row:
+def _row(name: Any, data: Any, scale: str, hidden: Sequence[str]) -> Row:
     where = f"rows.{name}"
     if not isinstance(data, Mapping):
-        return Row(str(name), _words(data, where))
+        return Row(str(name), _words(data, where), hidden=str(name) in hidden)
     _known(data, ROW, f"{where}.")
     words = (*_words(data.get("overrides"), where), *_words(data.get(scale), f"{where}.{scale}"))
     told = {key: _text(data.get(key)) for key in ("like", "follows")}
@@ -210,8 +233,8 @@ def _row(name: Any, data: Any, scale: str) -> Row:
     }
     if value is not None:
         _mapping(value, f"{where}.value")
-    hidden = bool(data.get("hidden", False))
-    return Row(str(name), words, **told, value=value, beside=beside, hidden=hidden)
+    unseen = bool(data.get("hidden", False)) or str(name) in hidden
+    return Row(str(name), words, **told, value=value, beside=beside, hidden=unseen)
 
 
 def _column(name: Any, data: Any, fallback: Any, scale: str, folder: Path) -> Column:
@@ -228,7 +251,7 @@ def _column(name: Any, data: Any, fallback: Any, scale: str, folder: Path) -> Co
     minus, over = _text(data.get("minus")), _text(data.get("over"))
     if sum(x is not None for x in (minus, over, between)) > 1:
         raise ConfigError(f"{where}: only one of minus, over and between")
-    if show in ("difference", "p", "wins") and minus is None:
+    if show in COMPARING and minus is None:
         raise ConfigError(f"{where}.show={show} needs a row to compare with: minus: …")
     try:
         value = values.of(data.get("value", fallback), folder)
@@ -241,6 +264,10 @@ def _column(name: Any, data: Any, fallback: Any, scale: str, folder: Path) -> Co
             *_words(data.get("overrides"), where),
             *_words(data.get(scale), f"{where}.{scale}"),
         ),
+        rows={
+            str(n): _words(v, f"{where}.rows.{n}")
+            for n, v in _mapping(data.get("rows") or {}, f"{where}.rows").items()
+        },
         digits=None if data.get("digits") is None else int(data["digits"]),
         factor=float(data.get("factor", 1.0)),
         show=show,
@@ -316,6 +343,10 @@ def _check(table: Table, data: Mapping[str, Any]) -> None:
                 raise ConfigError(f"rows.{row.name}: no row '{other}'{nearest(other, rows)}")
         for column in table.columns:
             column.value.instead(row.value)
+    for column in table.columns:
+        for name in column.rows:
+            if name not in _names(data, "rows"):
+                raise ConfigError(f"columns.{column.name}.rows: no row '{name}'")
     known = {*rows, *(role for row in table.rows for role in row.beside)}
     for column in table.columns:
         for other in (*column.rivals, *column.value.rows):

@@ -207,6 +207,8 @@ def _conventions(filled: Filled) -> list[str]:
         )
     if any(c.show == "p" for c in compared):
         lines.append("p of the two-sided paired test over seeds (sign-flip, exact), uncorrected")
+    if any(c.show == "holm" for c in compared):
+        lines.append("Holm: the same p, corrected over the rows of its column")
     if any(cell.reported for cell in filled.cells.values()):
         source = f" by {t.source}" if t.source else ""
         if t.comparable:

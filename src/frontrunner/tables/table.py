@@ -10,8 +10,9 @@ from typing import Any
 from frontrunner.tables.values import Value
 
 SCALES = ("smoke", "cpu", "paper")
-SHOWN = ("mean", "each", "smallest", "largest", "sum", "difference", "p", "wins")
-"""How the values of the seeds become a cell's text; the last three compare with another row."""
+COMPARING = ("difference", "p", "holm", "wins")
+SHOWN = ("mean", "each", "smallest", "largest", "sum", *COMPARING)
+"""How the values of the seeds become a cell's text; those of `COMPARING` need another row."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Column:
 
     Attributes:
         overrides: of its runs; columns without any read the same runs.
+        rows: more overrides, of single rows in this column.
         value: what is read from a run.
         digits: after the point; None shows as many as the standard deviation warrants.
         factor: on every value, such as 100 for percent.
@@ -65,6 +67,7 @@ class Column:
     name: str
     value: Value
     overrides: tuple[str, ...] = ()
+    rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     digits: int | None = None
     factor: float = 1.0
     show: str = "mean"

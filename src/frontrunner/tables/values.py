@@ -189,6 +189,32 @@ def igd_plus_to_truth(run: Result, peers: Peers) -> float:
     return float(indicators.igd_plus(run.front.minimised, _truth(run).front(TRUTH)))
 
 
+def reach(run: Result, peers: Peers) -> float:
+    """The smaller share of the true front's extent, by objective, that the points span, in %."""
+    whole = indicators.extent(_truth(run).front(TRUTH))
+    return 100.0 * float((indicators.extent(run.front.minimised) / whole).min())
+
+
+def inner_points(run: Result, peers: Peers, *, margin: float = 0.02) -> float:
+    """How many points are at least ``margin`` of the true front's extent away from both of its
+    ends, of two objectives."""
+    truth = _truth(run).front(TRUTH)
+    if truth.shape[1] != 2:
+        raise FrontError("only a front of two objectives has two ends")
+    away = (run.front.minimised - truth.min(axis=0)) / indicators.extent(truth)
+    return float((away.min(axis=1) >= margin).sum())
+
+
+def ray_angle(run: Result, peers: Peers) -> float:
+    """Mean angle in degrees between points and the rays they were asked to lie on, over rays that
+    are on no axis."""
+    front = run.front
+    if front.preferences is None or front.preference_kind != "ray":
+        raise FrontError("its preferences are no rays")
+    inside = (front.preferences > 0).all(axis=1)
+    return float(indicators.ray_angle(front.preferences[inside], front.minimised[inside]))
+
+
 def gap(run: Result, peers: Peers) -> float:
     """The smallest distance between neighbours (uniformity), in raw objectives."""
     return _told(indicators.uniformity(run.front.minimised), "a smallest gap")
@@ -264,6 +290,9 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
         hypervolume_share,
         scaled_hypervolume,
         igd_plus_to_truth,
+        reach,
+        inner_points,
+        ray_angle,
         gap,
         gap_share,
         gap_deviation,
