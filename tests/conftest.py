@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -69,6 +70,24 @@ def _one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def hub_dataset() -> Callable[[Path, str, dict[str, list[dict[str, str]]]], Path]:
+    """``hub_dataset(folder, configuration, {split: rows})``: a data set in the hub's format,
+    compressed JSON lines and a card that names them."""
+
+    def write(folder: Path, name: str, splits: dict[str, list[dict[str, str]]]) -> Path:
+        card = ["---", "configs:", f"- config_name: {name}", "  data_files:"]
+        for split, rows in splits.items():
+            path = folder / name / f"{split}.json.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+            card += [f"  - split: {split}", f"    path: {name}/{split}.json.gz"]
+        (folder / "README.md").write_text("\n".join([*card, "---", ""]))
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

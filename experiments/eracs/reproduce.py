@@ -1,6 +1,6 @@
 """Reproduce what docs/methods/coresets.md claims; every table of that page is printed here.
 
-    python experiments/eracs/reproduce.py [TABLES] [--setting S] [--seeds N]
+    python experiments/eracs/reproduce.py [TABLES] [--setting S] [--seeds N] [--again]
 
 Tables are ``methods``, ``timing``, ``equal_cost``, ``grid`` and ``sources``.
 
@@ -91,188 +91,235 @@ class Study:
 
 
 FULL = ["method=coresets/full"]
+ALL = "all data"
+TIMES = ("even", "random")
+RULES = dict(zip(ERACS, ("SNR fell by more than τ", "SNR below τ", "SNR above τ"), strict=False))
+INTERVALS = (
+    "In brackets the 95 % bootstrap interval of the mean; p of the sign-flip test, or Wilcoxon's."
+)
 COUNTED = ("seconds", "select_seconds", "check_seconds", "train_seconds", "updates", "checks")
 
 
 def main() -> int:
     """Print the tables asked for."""
-    tables: dict[str, Callable[[Study], tuple[str, Rows]]] = {
-        "methods": methods,
-        "timing": timing,
-        "equal_cost": equal_cost,
-        "grid": grid,
-        "sources": sources,
-    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[[], *tables], default=[])
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=[])
     parser.add_argument("--setting", choices=SETTINGS, default="digits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("runs/experiments/eracs"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument(
+        "--again", action="store_true", help="print stored figures again, run nothing"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     study = Study(options.setting, SETTINGS[options.setting], options.seeds, options.output)
-    for name in options.tables or tables:
+    options.results.mkdir(parents=True, exist_ok=True)
+    for name in options.tables or TABLES:
         start = time.perf_counter()
+        path = options.results / f"{name}-{study.name}"
+        gather, show = TABLES[name]
         try:
-            table, rows = tables[name](study)
-        except FrontrunnerError as error:
+            if options.again:
+                facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            else:
+                facts = _facts(name, study, gather(study))
+            table = show(facts["rows"])
+        except (FrontrunnerError, OSError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
-        words = f"{name} --setting {study.name} --seeds {study.seeds}"
-        command = f"python experiments/eracs/reproduce.py {words}"
-        table = f"<!-- {command} -->\n\n{table}\n"
-        options.results.mkdir(parents=True, exist_ok=True)
-        path = options.results / f"{name}-{study.name}"
+        seeds = len({row["seed"] for row in facts["rows"]})
+        setting = f"`{' '.join(study.setting.words)}`, seeds 0-{seeds - 1}."
+        table = f"<!-- {facts['command']} -->\n\n{setting}\n\n{table}\n"
         path.with_suffix(".md").write_text(table, encoding="utf-8")
-        lean = [{k: v for k, v in row.items() if k != "history"} for row in rows]
-        facts = json.dumps({"command": command, "rows": lean}, indent=1)
-        path.with_suffix(".json").write_text(facts + "\n", encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         print(table, flush=True)
         print(f"({name}: {time.perf_counter() - start:.0f} s)", file=sys.stderr)
     return 0
 
 
+def _facts(name: str, study: Study, rows: Rows) -> dict[str, Any]:
+    words = f"{name} --setting {study.name} --seeds {study.seeds}"
+    lean = [{k: v for k, v in row.items() if k != "history"} for row in rows]
+    return {"command": f"python experiments/eracs/reproduce.py {words}", "rows": lean}
+
+
 # ---------------------------------------------------------------------- tables
 
 
-def methods(study: Study) -> tuple[str, Rows]:
-    """Accuracy, cost, seconds and updates of every method at every budget."""
+def methods(study: Study) -> Rows:
+    """Every method at every budget, and training on all data."""
     seeds = min(study.seeds, study.setting.full_seeds)
-    full = [study.one(FULL, 1.0, seed) for seed in range(seeds)]
-    found = {label: study.paired(words) for label, words in study.setting.methods.items()}
-    rows = [{"method": "all data", **row} for row in full]
-    rows += [{"method": label, **row} for label, own in found.items() for row in own]
-    lines = [["100 %", "all data", *_cells(full)]]
-    for budget in study.setting.budgets:
-        for label, own in found.items():
-            cells = _cells([row for row in own if row["budget"] == budget])
-            lines.append([f"{100 * budget:g} %", label, *cells])
+    rows = [{"method": ALL, **study.one(FULL, 1.0, seed)} for seed in range(seeds)]
+    for label, words in study.setting.methods.items():
+        rows += [{"method": label, **row} for row in study.paired(words)]
+    return rows
+
+
+def show_methods(rows: Rows) -> str:
+    """Accuracy and cost, and below them seconds and updates."""
+    budgets = sorted({row["budget"] for row in rows if row["method"] != ALL})
+    above, below = [], []
+    for label in dict.fromkeys(row["method"] for row in rows):
+        cells, details = [label], []
+        for budget in budgets:
+            found = _of(rows, label, 1.0 if label == ALL else budget)
+            cells += [
+                _spread([100 - row["error"] for row in found], 1),
+                f"{np.mean([row['cost'] for row in found]):.3f}",
+            ]
+            details.append([f"{100 * budget:g} %", label, *_details(found)])
+        above.append(cells)
+        below += [["100 %", *details[0][1:]]] if label == ALL else details
+    head = ["method", *(f"{100 * b:g} %{what}" for b in budgets for what in ("", ": cost"))]
     intro = (
-        f"Accuracy on the test split. {_setting(study)} Cost is the share of training on all data, "
-        "in passes over samples; both it and the seconds have selections and checks in them. "
-        "Updates are selections after the first. A model failed if neither its loss nor its error "
-        "on validation data is a tenth below that of the best constant answer; it is counted in "
-        "the mean all the same."
+        "Accuracy on the test split by budget. Cost is the share of training on all data, in "
+        "passes over samples, with selections and checks in it."
     )
-    head = ["budget", "method", "accuracy %", "cost", "s", "of them selecting", "updates", "failed"]
-    return _table(intro, head, lines), rows
+    more = (
+        "Seconds have selections and checks in them. Updates are selections after the first. A "
+        "model failed if neither its loss nor its error on validation data is a tenth below that "
+        "of the best constant answer; it is counted in the mean all the same."
+    )
+    sizes = ["budget", "method", "s", "of them selecting", "updates", "failed"]
+    return f"{_table(intro, head, above)}\n\n{_table(more, sizes, below)}"
 
 
-def timing(study: Study) -> tuple[str, Rows]:
-    """Whether it helps to know when: the same number of updates, at even and at random times."""
-    lines, rows = [], []
+def timing(study: Study) -> Rows:
+    """Triggers, and GradMatch with the same number of updates, at even and at random times."""
+    rows = []
     for label in study.setting.triggers:
-        words = study.setting.methods[label]
-        gains: dict[str, list[float]] = {"even": [], "random": []}
-        found = study.paired(words)
-        correlations = [_correlation(row["history"]) for row in found]
-        rows += [
-            {"method": label, **row, "correlation": c}
-            for row, c in zip(found, correlations, strict=True)
-        ]
-        for kind, values in gains.items():
-            for ours in found:
+        for ours in study.paired(study.setting.methods[label]):
+            rows.append({"method": label, **ours, "correlation": _correlation(ours["history"])})
+            for kind in TIMES:
                 matched = _matched(kind, int(ours["updates"]))
                 other = study.one(matched, ours["budget"], ours["seed"])
                 rows.append({"method": f"{label}: {kind}", **other})
-                values.append(other["error"] - ours["error"])
-        updates = [row["updates"] for row in found]
-        known = [c for c in correlations if c is not None]
-        line = [label, f"{np.mean(updates):.1f}"]
-        for values in gains.values():
-            line += [_interval(values), f"{statistics.paired_test(values).p:.3f}"]
+    return rows
+
+
+def show_timing(rows: Rows) -> str:
+    """Whether it helps to know when."""
+    lines = []
+    for label in _alone(rows):
+        found = _of(rows, label)
+        line = [label, f"{np.mean([row['updates'] for row in found]):.1f}"]
+        for kind in TIMES:
+            line += _against(found, _of(rows, f"{label}: {kind}"))
+        known = [row["correlation"] for row in found if row["correlation"] is not None]
         mean = f"{np.mean(known):+.2f} ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else "-"
         lines.append([*line, mean])
-    budgets = ", ".join(f"{100 * b:g} %" for b in study.setting.budgets)
     intro = (
         "What the moments of selection are worth: accuracy gained, in points, over GradMatch with "
         "the same number of updates, at even and at random times, paired over seeds and budgets "
-        f"({budgets}). {_setting(study)} In brackets the 95 % bootstrap interval of the mean; p of "
-        "the sign-flip test, or Wilcoxon's. The last column is Spearman's correlation, within a "
-        "run, of the SNR with the true gradient gap 1 − cos."
+        f"({_budgets(rows)}). {INTERVALS} The last column is Spearman's correlation, within a run, "
+        "of the SNR with the true gradient gap 1 − cos."
     )
-    head = ["trigger", "updates", "over even times", "p", "over random times", "p"]
-    return _table(intro, [*head, "SNR and gap"], lines), rows
+    head = ["trigger", "updates", "over even times", "p", "over random times", "p (random)"]
+    return _table(intro, [*head, "SNR and gap"], lines)
 
 
-def equal_cost(study: Study) -> tuple[str, Rows]:
-    """Whether it pays: random samples drawn anew in each epoch, as many as the same cost buys."""
-    lines, rows = [], []
+def equal_cost(study: Study) -> Rows:
+    """Methods, and random samples drawn anew in each epoch, as many as the same cost buys."""
+    rows = []
     for label in study.setting.bought:
-        gains, costs = [], []
         for ours in study.paired(study.setting.methods[label]):
             share = round(min(1.0, ours["cost"]), 3)
             other = study.one(FIXED["random, drawn every epoch"], share, ours["seed"])
             rows += [{"method": label, **ours}, {"method": f"{label}: random", **other}]
-            gains.append(other["error"] - ours["error"])
-            costs.append(ours["cost"] / ours["budget"])
-        p = statistics.paired_test(gains).p
-        lines.append([label, f"{np.mean(costs):.2f}", _interval(gains), f"{p:.3f}"])
+    return rows
+
+
+def show_equal_cost(rows: Rows) -> str:
+    """Whether it pays."""
+    lines = []
+    for label in _alone(rows):
+        found = _of(rows, label)
+        costs = f"{np.mean([row['cost'] / row['budget'] for row in found]):.2f}"
+        lines.append([label, costs, *_against(found, _of(rows, f"{label}: random"))])
     intro = (
         "What selection is worth at equal cost: accuracy gained, in points, over random samples "
         "that are drawn anew in every epoch, as many as the cost of selecting buys. Paired over "
-        f"seeds and budgets. {_setting(study)}"
+        f"seeds and budgets ({_budgets(rows)}). {INTERVALS}"
     )
-    return _table(intro, ["method", "cost / budget", "over random", "p"], lines), rows
+    return _table(intro, ["method", "cost / budget", "over random", "p"], lines)
 
 
-def grid(study: Study) -> tuple[str, Rows]:
-    """The paper's Table 3: accuracy and updates by interval of checks and threshold, at 10 %."""
-    tables, rows = [], []
-    rules = ("SNR fell by more than τ", "SNR below τ", "SNR above τ")
-    for label, rule in zip(ERACS, rules, strict=False):
+def grid(study: Study) -> Rows:
+    """The paper's Table 3: intervals of checks and thresholds, at 10 %."""
+    return [
+        {"method": label, "every": every, "threshold": threshold, **study.one(words, 0.1, seed)}
+        for label in RULES
+        for every in (1, 3, 10)
+        for threshold in (0.1, 0.2, 0.3, 0.4, 0.5)
+        for words in [[*ERACS[label], f"method.threshold={threshold}", f"method.every={every}"]]
+        for seed in range(study.seeds)
+    ]
+
+
+def show_grid(rows: Rows) -> str:
+    """Accuracy and updates."""
+    tables = []
+    thresholds = sorted({row["threshold"] for row in rows})
+    for label, rule in RULES.items():
         lines = []
-        for every in (1, 3, 10):
+        for every in sorted({row["every"] for row in rows}):
             line = [str(every)]
-            for threshold in (0.1, 0.2, 0.3, 0.4, 0.5):
-                words = [*ERACS[label], f"method.threshold={threshold}", f"method.every={every}"]
-                found = [study.one(words, 0.1, seed) for seed in range(study.seeds)]
-                rows += [
-                    {"method": label, "every": every, "threshold": threshold, **r} for r in found
-                ]
+            for threshold in thresholds:
+                cell = (label, every, threshold)
+                found = [r for r in rows if (r["method"], r["every"], r["threshold"]) == cell]
                 accuracy = np.mean([100 - r["error"] for r in found])
                 line.append(f"{accuracy:.1f} / {np.mean([r['updates'] for r in found]):.1f}")
             lines.append(line)
         intro = f"{rule}: accuracy % / updates at a budget of 10 %."
-        tables.append(_table(intro, ["C \\ τ", "0.1", "0.2", "0.3", "0.4", "0.5"], lines))
-    return f"{_setting(study)}\n\n" + "\n\n".join(tables), rows
+        tables.append(_table(intro, ["C \\ τ", *(f"{x:g}" for x in thresholds)], lines))
+    return "\n\n".join(tables)
 
 
-def sources(study: Study) -> tuple[str, Rows]:
+def sources(study: Study) -> Rows:
     """The SNR of a pass over the coreset, and that of the gradients of training itself."""
-    lines, rows = [], []
     words = ["method=coresets/eracs", "method.every=3"]
-    by_pass = study.paired(words)
-    by_training = study.paired([*words, "method.snr_from=training", *AUDIT])
-    for budget in study.setting.budgets:
+    rows = [{"method": "pass", **row} for row in study.paired(words)]
+    for row in study.paired([*words, "method.snr_from=training", *AUDIT]):
+        pairs = [(h["snr"][0], h["snr_pass"][0]) for h in row["history"] if "snr_pass" in h]
+        rows.append({"method": "training", **row, "pairs": pairs})
+    return rows
+
+
+def show_sources(rows: Rows) -> str:
+    """What checking costs, and how the two SNRs stand to each other."""
+    lines = []
+    for budget in sorted({row["budget"] for row in rows}):
         cells = [f"{100 * budget:g} %"]
-        for source, found in (("a pass", by_pass), ("training", by_training)):
-            own = [row for row in found if row["budget"] == budget]
-            rows += [{"source": source, **row} for row in own]
+        for source in ("pass", "training"):
+            own = _of(rows, source, budget)
             shares = [100 * row["check_seconds"] / row["train_seconds"] for row in own]
-            accuracy, _, _, _, updates, _ = _cells(own)
+            accuracy = _spread([100 - row["error"] for row in own], 1)
+            updates = f"{np.mean([row['updates'] for row in own]):.1f}"
             cells += [accuracy, updates, f"{np.median(shares):.1f} %"]
-        pairs = [
-            (entry["snr"][0], entry["snr_pass"][0])
-            for row in by_training
-            if row["budget"] == budget
-            for entry in row["history"]
-            if "snr_pass" in entry
-        ]
+        pairs = [pair for row in _of(rows, "training", budget) for pair in row["pairs"]]
         seen, passed = np.array(pairs).T
         correlation = float(spearmanr(seen, passed).statistic)
         lines.append([*cells, f"{correlation:.2f}", f"{np.median(seen / passed):.2f}"])
     intro = (
         "Checks every 3 epochs by a pass over the coreset, and by the gradients of the epoch of "
         "training before: accuracy, updates and, of the seconds of training, the median share of "
-        f"checks. {_setting(study)} Then Spearman's correlation of the two SNRs, measured at the "
-        "same moments of the same runs, and the median of their ratio, training over pass."
+        "checks. Then Spearman's correlation of the two SNRs, measured at the same moments of the "
+        "same runs, and the median of their ratio, training over pass."
     )
     head = ["budget"]
     for source in ("pass", "training"):
-        head += [f"{source}: accuracy %", "updates", "checks"]
-    return _table(intro, [*head, "correlation", "ratio"], lines), rows
+        head += [f"{source}: accuracy %", f"{source}: updates", f"{source}: checks"]
+    return _table(intro, [*head, "correlation", "ratio"], lines)
+
+
+TABLES: dict[str, tuple[Callable[[Study], Rows], Callable[[Rows], str]]] = {
+    "methods": (methods, show_methods),
+    "timing": (timing, show_timing),
+    "equal_cost": (equal_cost, show_equal_cost),
+    "grid": (grid, show_grid),
+    "sources": (sources, show_sources),
+}
 
 
 # ---------------------------------------------------------------------- pieces
@@ -294,29 +341,41 @@ def _correlation(history: Rows) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _cells(found: Rows) -> list[str]:
-    def spread(values: Sequence[float], digits: int) -> str:
-        deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.{digits}f}{deviation}"
+def _of(rows: Rows, method: str, budget: float | None = None) -> Rows:
+    return [r for r in rows if r["method"] == method and budget in (None, r["budget"])]
 
+
+def _alone(rows: Rows) -> list[str]:
+    """Methods that others are compared with, without those others."""
+    return list(dict.fromkeys(r["method"] for r in rows if ": " not in r["method"]))
+
+
+def _budgets(rows: Rows) -> str:
+    return ", ".join(
+        f"{100 * b:g} %" for b in sorted({r["budget"] for r in rows if ": " not in r["method"]})
+    )
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def _details(found: Rows) -> list[str]:
     return [
-        spread([100 - r["error"] for r in found], 1),
-        spread([r["cost"] for r in found], 3),
-        spread([r["seconds"] for r in found], 1),
+        _spread([r["seconds"] for r in found], 1),
         f"{100 * np.mean([r['select_seconds'] / r['seconds'] for r in found]):.0f} %",
         f"{np.mean([r['updates'] for r in found]):.1f}",
         f"{sum(r['collapsed'] for r in found)} of {len(found)}",
     ]
 
 
-def _interval(values: Sequence[float]) -> str:
-    low, high = statistics.bootstrap(values)
-    return f"{np.mean(values):+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def _setting(study: Study) -> str:
-    words = " ".join(study.setting.words)
-    return f"`{words}`, seeds 0-{study.seeds - 1}; mean ± standard deviation."
+def _against(ours: Rows, others: Rows) -> list[str]:
+    """Accuracy gained, with its interval, and p; pairs stand in the same order."""
+    gains = [other["error"] - own["error"] for own, other in zip(ours, others, strict=True)]
+    low, high = statistics.bootstrap(gains)
+    p = statistics.paired_test(gains).p
+    return [f"{np.mean(gains):+.2f} ({low:+.2f} to {high:+.2f})", f"{p:.3f}"]
 
 
 def _table(intro: str, head: list[str], lines: list[list[str]]) -> str:

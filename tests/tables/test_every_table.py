@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_every_other_scale_composes(path, tmp_path) -> None:
     for scale in described(path)[1]:
         if scale == "smoke":
             continue
-        grid = Grid(load(path, scale), tmp_path)
+        table = load(path, scale)
+        grid = Grid(replace(table, seeds=table.seeds[:1]), tmp_path)
         refused = {e.reason for e in grid.runs().values() if e.state != State.PLANNED}
         assert not refused, (scale, refused)
         assert grid.runs()

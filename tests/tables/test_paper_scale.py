@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
-import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -39,20 +37,8 @@ def carried_out(name: str, output: Path, rows: list[str], stand_ins: list[str]) 
     return filled
 
 
-def json_lines(folder: Path, config: str, splits: dict[str, list[dict[str, str]]]) -> Path:
-    """A data set of the hub: compressed JSON lines, and the card that names them."""
-    card = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
-    for split, rows in splits.items():
-        path = folder / config / f"{split}.json.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-        card += [f"  - split: {split}", f"    path: {config}/{split}.json.gz"]
-    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
-    return folder
-
-
 @pytest.fixture
-def domains(tmp_path, monkeypatch, small_llama) -> list[str]:
+def domains(tmp_path, monkeypatch, small_llama, hub_dataset) -> list[str]:
     """Overrides that put small data sets and a small Llama in the place of the paper's."""
     datasets = pytest.importorskip("datasets", reason="the package 'datasets' is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -60,9 +46,9 @@ def domains(tmp_path, monkeypatch, small_llama) -> list[str]:
     sums = [{"question": f"{i} + {i}?", "answer": f"#### {2 * i}"} for i in range(300)]
     tasks = [{"instruction": f"Do {i}.", "input": "", "output": f"do({i})"} for i in range(300)]
     places = {
-        "c4": json_lines(tmp_path / "c4", "en", {"train": pages, "validation": pages[:200]}),
-        "gsm8k": json_lines(tmp_path / "gsm8k", "main", {"train": sums, "test": sums[:200]}),
-        "code": json_lines(tmp_path / "code", "default", {"train": tasks}),
+        "c4": hub_dataset(tmp_path / "c4", "en", {"train": pages, "validation": pages[:200]}),
+        "gsm8k": hub_dataset(tmp_path / "gsm8k", "main", {"train": sums, "test": sums[:200]}),
+        "code": hub_dataset(tmp_path / "code", "default", {"train": tasks}),
     }
     small = ["task.window=16", "task.segments=4", "task.windows.validation=2", "points=3"]
     small += ["task.windows.test=2", f"model.name={small_llama}"]

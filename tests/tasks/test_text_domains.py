@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -263,19 +262,9 @@ def test_two_devices_give_the_front_of_one(checkpoint, pruning, work) -> None:
 # ---------------------------------------------------------------------- the paper's domains
 
 
-def repository(folder: Path, config_name: str, files: dict[str, list[dict[str, str]]]) -> Path:
-    """A data set in the hub's format: compressed JSON lines, and a card that names them."""
-    lines = ["---", "configs:", f"- config_name: {config_name}", "  data_files:"]
-    for split, rows in files.items():
-        path = folder / config_name / f"{split}.json.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-        lines += [f"  - split: {split}", f"    path: {config_name}/{split}.json.gz"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
-    return folder
-
-
-def test_the_papers_domains_are_read_as_the_hub_has_them(tmp_path, monkeypatch) -> None:
+def test_the_papers_domains_are_read_as_the_hub_has_them(
+    tmp_path, monkeypatch, hub_dataset
+) -> None:
     datasets = pytest.importorskip("datasets", reason="the package 'datasets' is not installed")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
@@ -283,12 +272,12 @@ def test_the_papers_domains_are_read_as_the_hub_has_them(tmp_path, monkeypatch) 
         return [{"text": f"{word} page {i}", "url": "u", "timestamp": "t"} for i in range(n)]
 
     folders = {
-        "c4": repository(
+        "c4": hub_dataset(
             tmp_path / "c4",
             "en",
             {"train": pages("train", 3000), "validation": pages("held", 1500)},
         ),
-        "gsm8k": repository(
+        "gsm8k": hub_dataset(
             tmp_path / "gsm8k",
             "main",
             {
@@ -296,7 +285,7 @@ def test_the_papers_domains_are_read_as_the_hub_has_them(tmp_path, monkeypatch) 
                 for split in ("train", "test")
             },
         ),
-        "code": repository(
+        "code": hub_dataset(
             tmp_path / "code",
             "default",
             {
