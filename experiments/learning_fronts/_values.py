@@ -32,7 +32,7 @@ def overlap(run: Result, peers: Peers) -> float:
     network = frontrunner.load(run.directory).pareto_set.network  # type: ignore[attr-defined]
     if not isinstance(network, LowRankUpdates):
         raise FrontError("it has no low-rank updates")
-    return float(network.overlap())
+    return float(network.overlap().detach())
 
 
 @cache
