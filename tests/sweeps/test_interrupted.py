@@ -33,7 +33,7 @@ def frozen(words: list[str]) -> Sweep:
 def test_ctrl_c_while_run_m_submits_stops_what_it_started(
     project: Path, words: Words, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, _ = verbs.submit(plans.plan(["launcher=local", *words("wait", "method.seconds=4")]))
+    before, _ = verbs.submit(plans.plan(["launcher=local", *words("wait", "method.seconds=10")]))
     start = local._start
 
     def interrupted(*arguments: Any) -> None:
@@ -41,7 +41,7 @@ def test_ctrl_c_while_run_m_submits_stops_what_it_started(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(local, "_start", interrupted)
-    arguments = ["launcher=local", *words("wait", "method.seconds=4", "seed=0,1")]
+    arguments = ["launcher=local", *words("wait", "method.seconds=10", "seed=0,1")]
     assert cli.main(["run", "-m", *arguments]) == 130
     folder = plans.plan(arguments).folder
     found = {s.cell.config["seed"]: s.state for s in settle(Sweep.read(folder))}

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-import yaml
 
 from frontrunner.cli import main
 from frontrunner.tables import carry_out
@@ -216,11 +215,3 @@ def test_200_runs_that_exist_are_printed_without_torch(
     assert float(seconds) < 2.0
     rows = done.stdout.splitlines()
     assert [row.split(",")[3] for row in rows[1:]] == ["100", "100"]
-
-
-def test_table_files_of_the_project_have_a_smoke_scale() -> None:
-    from pathlib import Path
-
-    root = Path(__file__).parents[2] / "experiments"
-    for path in root.glob("*/*.yaml"):
-        assert "smoke" in yaml.safe_load(path.read_text())["scales"], path
