@@ -81,7 +81,7 @@ def naive(entries: Any, path: Path) -> None:
 
 
 def alone(path: Path) -> None:
-    """plotly.js as `report.html` carries it, and one plot of two points."""
+    """The whole of plotly.js, and one plot of two points."""
     from plotly.offline import get_plotlyjs
 
     path.write_text(
