@@ -55,6 +55,36 @@ def test_training_learns_every_text_and_repeats_itself() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_muon_takes_the_steps_of_pytorch_s() -> None:
+    torch.manual_seed(0)
+    shapes = [(24, 24), (24, 24), (40, 24), (24, 40)]
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    one = llama_training.Muon(ours)
+    other = torch.optim.Muon(theirs, weight_decay=0, adjust_lr_fn="match_rms_adamw")
+    for optimizer in (one, other):
+        optimizer.param_groups[0]["lr"] = 0.1
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        before = [p.detach().clone() for p in ours]
+        one.step()
+        other.step()
+        for p, q, start in zip(ours, theirs, before, strict=True):
+            moved = (p - start).detach()
+            # bfloat16 has eight bits.
+            assert (p - q).detach().abs().max() < 0.05 * moved.abs().max()
+            q.data.copy_(p.data)
+
+
+def test_orthogonal_brings_singular_values_near_one() -> None:
+    found = llama_training.orthogonal(torch.randn(3, 20, 12, generator=torch.Generator()), 5)
+    values = torch.linalg.svdvals(found)
+    assert found.shape == (3, 20, 12)
+    assert ((values > 0.3) & (values < 1.3)).all()
+
+
 def test_a_text_of_one_sample_is_long_enough() -> None:
     network = bigram()
     llama_training.train(network, [TEXTS[0][:10]], Recipe(2, 2, 1e-3), seed=0, length=10)

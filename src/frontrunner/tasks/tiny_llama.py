@@ -27,7 +27,7 @@ from frontrunner.tasks.text import Texts, next_token_loss, windows
 from frontrunner.weights.files import FILE
 from frontrunner.weights.networks import place
 
-_FORMAT = 2  # changes with what training does, so that older folders are not found
+_FORMAT = 3  # changes with what training does, so that older folders are not found
 _SPECIAL = ("<s>", "</s>", "<pad>")
 # A folder without one of these was cut short or damaged.
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", FILE)
