@@ -153,7 +153,9 @@ class _Reader:
         own = run(row)
         if isinstance(own, str):
             return own
-        value = column.value.instead(self._grid.table.row(row).value)
+        table = self._grid.table
+        here = next(p.value for p in table.panels if p.name == panel)
+        value = column.value.instead(here).instead(table.row(row).value)
         try:
             return column.factor * value(own, peers)
         except Exception as error:  # a function may be the user's own: the rest of the table stands

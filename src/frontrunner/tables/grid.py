@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from frontrunner.errors import FrontrunnerError, RunError
+from frontrunner.errors import FrontError, FrontrunnerError, RunError
 from frontrunner.sweeps.launcher import LOST, State
 from frontrunner.sweeps.status import standings
 from frontrunner.sweeps.sweep import Cell
-from frontrunner.tables import index
+from frontrunner.tables import index, values
 from frontrunner.tables.table import Column, Panel, Row, Table
-from frontrunner.tables.values import Result, look_up
+from frontrunner.tables.values import Result
 from frontrunner.tracking.manifest import FILE, RunRecord
 
 Words = tuple[str, ...]
@@ -102,8 +102,11 @@ class Grid:
         return found
 
     def waiting(self) -> int:
-        """How many rows' runs cannot be named before others are done."""
-        return sum(not entry.words for entry in self._entries.values())
+        """How many runs cannot be named before others are done; columns that change nothing of a
+        row read the same one."""
+        own = {c.name: (c.overrides, tuple(c.rows.items())) for c in self.table.columns}
+        asked = [slot for slot, entry in self._entries.items() if not entry.words]
+        return len({(s.panel, s.row, own[s.column], s.seed) for s in asked})
 
     # ------------------------------------------------------------------ words
 
@@ -122,7 +125,7 @@ class Grid:
         column = next(c for c in t.columns if c.name == slot.column)
         own = (*row.overrides, *column.rows.get(row.name, ()))
         if leader is not None:
-            own = tuple(_filled(word, leader) for word in own)
+            own = tuple(_filled(word, leader, panel, t.path.parent) for word in own)
         words = [*QUIET, *t.overrides, *panel.overrides, *column.overrides, *own, *t.last]
         if not any(word.startswith("label=") for word in words):
             words.append(f"label='{label(panel, row, column)}'")
@@ -152,13 +155,22 @@ def _last_of_each(words: Sequence[str]) -> Words:
     return tuple(last.values())
 
 
-def _filled(word: str, leader: Result) -> str:
-    """An override with each ``<path>`` replaced by that number of the run it follows."""
+def _filled(word: str, leader: Result, panel: Panel, folder: Path) -> str:
+    """An override with each ``<path>``, or ``<value>``, replaced by that number of the run it
+    follows."""
+
+    def alone(row: str) -> Result:
+        raise FrontError(f"{word} cannot ask for the run of another row, '{row}'")
 
     def number(match: re.Match[str]) -> str:
-        return f"{look_up(leader, match[1]):.12g}"
+        name = match[1]
+        if name in values.FUNCTIONS or ".py:" in name:
+            found = values.of(name, folder).instead(panel.value)(leader, alone)
+        else:
+            found = values.look_up(leader, name)
+        return f"{found:.12g}"
 
-    return re.sub(r"<([\w.]+)>", number, word)
+    return re.sub(r"<([\w./]+(?::\w+)?)>", number, word)
 
 
 class _Labelled:

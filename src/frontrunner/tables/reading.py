@@ -49,6 +49,7 @@ ROW = {"overrides", "like", "follows", "value", "beside", "hidden", *SCALES}
 COLUMN = {
     "overrides", "rows", "value", "digits", "factor", "show", "minus", "between", "over", *SCALES,
 }  # fmt: skip
+PANEL = {"overrides", "value"}
 SCALE = {
     "seeds", "overrides", "rows", "columns", "panels", "says", "differs", "comparable", "needs",
 }  # fmt: skip
@@ -172,9 +173,7 @@ def _table(path: Path, data: Mapping[str, Any], scale: str) -> Table:
         _column(n, v, fallback, scale, path.parent)
         for n, v in _chosen("columns", data, own).items()
     ]
-    panels = [
-        Panel(str(n), _words(v, f"panels.{n}")) for n, v in _chosen("panels", data, own).items()
-    ]
+    panels = [_panel(n, v) for n, v in _chosen("panels", data, own).items()]
     table = Table(
         path=path,
         scale=scale,
@@ -277,6 +276,15 @@ def _column(name: Any, data: Any, fallback: Any, scale: str, folder: Path) -> Co
     )
 
 
+def _panel(name: Any, data: Any) -> Panel:
+    where = f"panels.{name}"
+    if not isinstance(data, Mapping):
+        return Panel(str(name), _words(data, where))
+    _known(data, PANEL, f"{where}.")
+    value = None if data.get("value") is None else _mapping(data["value"], f"{where}.value")
+    return Panel(str(name), _words(data.get("overrides"), where), value)
+
+
 def _claim(data: Any, columns: Sequence[Column]) -> Claim:
     data = _mapping(data, "a claim")
     _known(data, CLAIM, "claims.")
@@ -342,7 +350,8 @@ def _check(table: Table, data: Mapping[str, Any]) -> None:
             if other not in rows:
                 raise ConfigError(f"rows.{row.name}: no row '{other}'{nearest(other, rows)}")
         for column in table.columns:
-            column.value.instead(row.value)
+            for panel in table.panels:
+                column.value.instead(panel.value).instead(row.value)
     for column in table.columns:
         for name in column.rows:
             if name not in _names(data, "rows"):

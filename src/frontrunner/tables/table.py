@@ -84,10 +84,15 @@ class Column:
 @dataclass(frozen=True)
 class Panel:
     """A block of rows that shares overrides, such as a level of sparsity; most tables have one,
-    without a name."""
+    without a name.
+
+    Attributes:
+        value: other arguments of the columns' values.
+    """
 
     name: str = ""
     overrides: tuple[str, ...] = ()
+    value: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
