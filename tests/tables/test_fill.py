@@ -168,6 +168,19 @@ def test_roles_say_for_each_row_whom_it_is_compared_with(grid, runs) -> None:
     assert {key[1] for key in filled.cells} == {"COSMOS", "linear"}
 
 
+def test_panels_may_read_other_things_of_the_same_runs(grid, runs) -> None:
+    panels = {
+        "whole": {"value": {"reference": [1, 1]}},
+        "half": {"value": {"reference": [0.5, 1]}},
+    }
+    found = grid(panels=panels, scales={"smoke": {"seeds": 1}})
+    runs.finish(runs.of(found, "COSMOS")[0], runs.square(1.0))
+    later = runs.again(found)
+    assert len(later.runs()) == 2  # of two rows
+    cells = fill(later).cells
+    assert [cells[panel, *KEY[1:]].statistic.mean for panel in panels] == [1.0, 0.5]
+
+
 def test_pooled_panels_are_repetitions(grid, runs) -> None:
     panels = {"few": ["training.steps=5"], "many": ["training.steps=6"]}
     found = grid(panels=panels, pool=True, panel="steps", scales={"smoke": {"seeds": 2}})

@@ -98,6 +98,21 @@ def test_what_follows_waits_and_then_takes_numbers_from_the_run_it_follows(grid,
     assert unknown.state is None
 
 
+def test_what_follows_can_take_a_value_of_the_run_it_follows(grid, runs) -> None:
+    words = ["method=learning/linear_scalarization", "training.steps=<points>"]
+    rows = {
+        "COSMOS": ["method=learning/cosmos"],
+        "as many": {"follows": "COSMOS", "overrides": words},
+    }
+    columns = {"hypervolume": {}, "gap": {"value": "gap"}}  # the same runs
+    found = grid(rows=rows, columns=columns, scales={"smoke": {"seeds": 1}})
+    assert found.waiting() == 1
+    front = runs.square(0.5)
+    runs.finish(runs.of(found, "COSMOS")[0], front)
+    later = runs.again(found).entry(Slot("", "as many", "hypervolume", 0))
+    assert f"training.steps={len(front)}" in later.words
+
+
 def test_what_cannot_be_composed_is_told_and_the_rest_stands(grid) -> None:
     found = grid(
         rows={"COSMOS": ["method=learning/cosmos"], "typo": ["method=learning/cosmoss"]},
