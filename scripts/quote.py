@@ -85,7 +85,12 @@ def quote(what: str, root: Path) -> str:
         raise QuoteError(f"{path} has {len(tables)} tables, not {number}")
     head, *rows = tables[number - 1]
     columns = _chosen(head, options.get("columns"), path, lambda cell: cell)
-    rows = [rows[i] for i in _chosen(rows, options.get("rows"), path, lambda row: row[0])]
+    wanted = options.get("rows")
+    if wanted and set(wanted.split("|")) <= {row[1] for row in rows if len(row) > 1}:
+        # Rows of every panel, which the first cell names.
+        rows = [row for row in rows if row[1] in wanted.split("|")]
+    else:
+        rows = [rows[i] for i in _chosen(rows, wanted, path, lambda row: row[0])]
     lines = [[row[j] for j in columns] for row in [head, *rows]]
     rule = ["---", *("---:" for _ in columns[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])

@@ -348,3 +348,10 @@ def test_own_warnings_are_messages_and_others_keep_their_place():
     assert own == "frontrunner: a b\n"
     assert f"{__file__}:3: UserWarning: c" in other
     assert warnings.formatwarning is before
+
+
+def test_the_package_is_a_program(environment):
+    words = [sys.executable, "-m", "frontrunner", "--version"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("frontrunner ")

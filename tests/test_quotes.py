@@ -69,6 +69,8 @@ def test_rows_columns_and_the_number_of_a_table_are_chosen(page) -> None:
     assert "| method | b |\n| --- | ---: |\n| one | 2 |\n\n<!-- end" in text
     _, text = page(" table=2")
     assert "| p | q |" in text
+    _, text = page(" table=2 rows=q")  # of a panel
+    assert "| p | q |" in text
 
 
 def test_check_changes_nothing_and_fails_where_they_differ(page, capsys) -> None:

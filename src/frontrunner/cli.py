@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontrunner import cli_compare, cli_sweeps, cli_tables
+from frontrunner import __version__, cli_compare, cli_sweeps, cli_tables
 from frontrunner.errors import ConfigError, FrontrunnerError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run multi-objective deep-learning methods and compare the fronts they reach.",
         epilog="Add --debug to any command for a traceback. Overrides are Hydra's: key=value.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(name: str, function: Any, text: str, overrides: bool = False) -> Any:
