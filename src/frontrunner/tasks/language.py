@@ -16,7 +16,7 @@ from frontrunner.errors import ConfigError, DataError, nearest
 from frontrunner.tasks.base import Batch, Measure, Split
 from frontrunner.tasks.domains import Domains, DomainsTask
 from frontrunner.tasks.text import EMBEDDED, SPLITS, TextSource, cut, next_token_loss
-from frontrunner.tasks.tiny_llama import plain_ids
+from frontrunner.tasks.token_ids import token_ids
 
 Named = Mapping[str, Any]
 
@@ -60,8 +60,7 @@ class LanguageTask(DomainsTask):
         kept: dict[str, Tensor] = self.__dict__.setdefault("_train_tokens", {})
         if split == "train" and domain in kept:
             return kept[domain]
-        tokenize = plain_ids(self._tokenizer)
-        ids = torch.as_tensor(tokenize(self.sources[domain].texts()[split]), dtype=torch.long)
+        ids = token_ids(self._tokenizer, self.sources[domain].texts()[split])
         if self.vocabulary is not None and len(ids) and int(ids.max()) >= self.vocabulary:
             raise DataError(
                 f"the tokenizer gives '{domain}' a token {int(ids.max())}, and the model has "
