@@ -73,6 +73,18 @@ def test_one_model_is_read_at_any_preference(grid, runs) -> None:
         assert read(Result(entry.place.directory), "mean_objective", at=at) == pytest.approx(0.4)
 
 
+def test_a_cost_of_all_points_is_summed(grid, runs) -> None:
+    entry = runs.of(grid(), "COSMOS")[0]
+    costs = [{"s": 1.0}, {"s": 2.5}, {"s": 4.0}]
+    runs.finish(entry, VALUES, preferences=EQUAL, point_costs=costs)
+    assert read(Result(entry.place.directory), "total", cost="s") == 7.5
+
+
+def test_a_cost_that_not_all_points_have_is_told(run) -> None:
+    with pytest.raises(FrontError, match="not all points"):
+        read(run, "total", cost="training_updates")
+
+
 def test_facts_are_looked_up_in_record_front_and_points(run) -> None:
     assert read(run, "fact", path="cost.seconds") == 3.5
     assert read(run, "fact", path="info.models.0.score") == 0.25

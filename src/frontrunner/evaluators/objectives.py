@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
@@ -65,14 +66,20 @@ class Objectives(Evaluator):
     def score(
         self, pareto_set: ParetoSet, task: Task, preference: Array, device: torch.device | str
     ) -> Array:
+        return self.scored(pareto_set, task, preference, device)[0]
+
+    def scored(
+        self, pareto_set: ParetoSet, task: Task, preference: Array, device: torch.device | str
+    ) -> tuple[Array, dict[str, float]]:
+        """The objectives; beside them ``materialize_seconds``, what making the model took."""
         pareto_set.to(device)
-        return task.measure(
-            pareto_set.materialize(preference),
-            self.split,
-            what=self.what,
-            device=device,
-            batch_size=self.batch_size,
+        start = time.perf_counter()
+        network = pareto_set.materialize(preference)
+        made = time.perf_counter() - start
+        values = task.measure(
+            network, self.split, what=self.what, device=device, batch_size=self.batch_size
         )
+        return values, {"materialize_seconds": made}
 
     def scored_together(
         self, pareto_set: ParetoSet, task: Task, preferences: Array, device: torch.device | str

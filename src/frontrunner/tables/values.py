@@ -277,6 +277,14 @@ def mean_dense(run: Result, peers: Peers) -> float:
     return float(np.mean([dense(run, peers, objective=o.name) for o in run.front.objectives]))
 
 
+def total(run: Result, peers: Peers, *, cost: str) -> float:
+    """A cost of the points, such as ``materialize_seconds``, summed over them."""
+    known = [of[cost] for of in run.front.costs if cost in of]
+    if not known or len(known) < len(run.front.values):
+        raise FrontError(f"not all points say what they cost in {cost}")
+    return float(sum(known))
+
+
 def fact(run: Result, peers: Peers, *, path: str) -> float:
     """A number that the run states, by dotted path: ``cost.seconds``, ``info.models.0.updates`` of
     its front, ``points.0.cost.training_seconds``, ``timings.total``."""
@@ -303,6 +311,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
         mean_objective,
         dense,
         mean_dense,
+        total,
         fact,
     )
 }
