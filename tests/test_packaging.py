@@ -30,6 +30,7 @@ SOURCE = ROOT / "src"
 
 # The floors of the design: imports go down, or stay on a floor. A new room is entered here.
 FLOORS = {
+    "__main__": 6,
     "cli": 6,
     "cli_compare": 6,
     "cli_sweeps": 6,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frontrunner import __version__, cli_compare, cli_sweeps, cli_tables
+from frontrunner import cli_compare, cli_sweeps, cli_tables
 from frontrunner.errors import ConfigError, FrontrunnerError
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [w for w in words if w != "--debug"]
     parser = _parser()
     known, rest = parser.parse_known_args(words)
+    if known.version:
+        from importlib.metadata import version
+
+        print(f"frontrunner {version('frontrunner')}")
+        return 0
     if known.command is None:
         parser.print_help()
         return 0
@@ -60,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run multi-objective deep-learning methods and compare the fronts they reach.",
         epilog="Add --debug to any command for a traceback. Overrides are Hydra's: key=value.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(name: str, function: Any, text: str, overrides: bool = False) -> Any:
