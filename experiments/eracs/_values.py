@@ -58,9 +58,10 @@ def checking(run: Result, peers: Peers, *, budget: float | None = None) -> float
     return 100.0 * _told(run, budget, "check_seconds") / _told(run, budget, "train_seconds")
 
 
-def failed(run: Result, peers: Peers) -> float:
-    """How many of a run's models collapsed."""
-    return float(sum(model["collapsed"] for model in run.front.info["models"]))
+def failed(run: Result, peers: Peers, *, budget: float | None = None) -> float:
+    """How many of a run's models collapsed: that of the budget, or of all."""
+    models = run.front.info["models"] if budget is None else [_model(run, budget)]
+    return float(sum(model["collapsed"] for model in models))
 
 
 def snr_and_gap(run: Result, peers: Peers, *, budget: float | None = None) -> float:

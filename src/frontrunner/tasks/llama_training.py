@@ -39,8 +39,9 @@ class Muon(torch.optim.Optimizer):
             by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    mean = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    mean.lerp_(p.grad, 1 - group["momentum"])
+                    if p not in self.state:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
+                    mean = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
                     update = p.grad.lerp(mean, group["momentum"])
                     by_shape.setdefault(p.shape, []).append((p, update))
             for shape, found in by_shape.items():

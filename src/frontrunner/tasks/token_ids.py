@@ -44,5 +44,6 @@ def _place(tokenizer: Any, text: str) -> Path | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    digest = hashlib.sha256(f"{version('tokenizers')}\0{backend.to_str()}\0{text}".encode())
+    digest = hashlib.sha256(f"{version('tokenizers')}\0{backend.to_str()}\0".encode())
+    digest.update(text.encode())
     return files.cache_dir() / "tokens" / f"{digest.hexdigest()[:24]}.npy"
