@@ -5,6 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # What is imported is compiled then; to compile all that is installed takes longer than the rest.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# And kept, even where the surroundings ask for no bytecode: torch and Lightning are imported by
+# hundreds of processes, and take three times as long from their sources.
+export PYTHONDONTWRITEBYTECODE :=
 READY  := $(VENV)/.ready
 # The lock is the only place that names the version of torch.
 TORCH  := $(shell grep '^torch==' requirements.lock)
