@@ -26,10 +26,9 @@ NUMBER = re.compile(
 FILE = re.compile(r"(?:experiments|benchmarks)/[\w/.-]+\.(?:md|json)")
 COMMAND = re.compile(r"frontrunner table ([^`]*`(?:[\s,]*(?:and|with)?\s*`[\w/|]+`)*)")
 LISTED = re.compile(r"<!-- (constants|by hand):([^>]*?)-->")
+CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]*`", re.S | re.M)
 LEFT_OUT = re.compile(
-    r"^(```|~~~).*?^\1|<!-- quote .*?<!-- end of quote -->|<!--.*?-->|`[^`\n]*`|\$[^$\n]*\$"
-    r"|\]\([^)]*\)|^#.*?$",
-    re.S | re.M,
+    r"<!-- quote .*?<!-- end of quote -->|<!--.*?-->|\$[^$\n]*\$|\]\([^)]*\)|^#.*?$", re.S | re.M
 )
 
 
@@ -83,14 +82,14 @@ def check(text: str, root: Path) -> tuple[int, list[tuple[str, str]], list[str]]
 def listed(text: str) -> dict[str, set[str]]:
     """The numbers that a page lists, by kind."""
     lists: dict[str, set[str]] = {"constants": set(), "by hand": set()}
-    for kind, words in LISTED.findall(text):
+    for kind, words in LISTED.findall(CODE.sub(" ", text)):
         lists[kind].update(words.split())
     return lists
 
 
 def written(section: str) -> Iterator[tuple[str, str]]:
     """Every number of its sentences and tables, without a sign, and the words around it."""
-    bare = LEFT_OUT.sub(" ", section)
+    bare = LEFT_OUT.sub(" ", CODE.sub(" ", section))
     for match in NUMBER.finditer(bare):
         around = bare[max(0, match.start() - 40) : match.end() + 30]
         yield match[1], " ".join(around.split())

@@ -49,6 +49,7 @@ NAMED = "## Measured\n\n`frontrunner table paper/gains`: "
         ("| a table | 0.25 |", ["0.25"]),
         ("λ = 0.25 <!-- constants: 0.25 -->", []),
         ("27.7 s <!-- by hand: 27.7 -->", []),
+        ("27.7 s, as in `<!-- by hand: 27.7 -->`", ["27.7"]),
     ],
 )
 def test_numbers_are_looked_up_where_their_section_says(figures, root, text, unknown) -> None:
