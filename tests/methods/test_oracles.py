@@ -104,9 +104,8 @@ def test_adaptive_vectors_reach_the_best_hypervolume_from_random_ones(tmp_path: 
 
 
 def test_uniform_vectors_space_a_quarter_circle_evenly(tmp_path: Path) -> None:
-    words = ["experiment=gmooar_synthetic", "task.problem=dtlz2", "method.upper=u", "points=7"]
-    run = frontrunner.run([*SMALL[1:], *words, "training.steps=3000", f"output={tmp_path}"])
+    words = ["experiment=gmooar_synthetic", "task.problem=dtlz2", "method.upper=u"]
+    run = frontrunner.run([*SMALL[1:], *words, f"output={tmp_path}"])
     gap = indicators.uniformity(run.front.minimised)
     assert gap is not None
-    # `frontrunner table gmooar/spacing` has 15 vectors, all steps and five seeds.
-    assert gap >= 0.94 * 2 * np.sin(np.pi / (4 * 6))
+    assert gap >= 0.95 * 2 * np.sin(np.pi / (4 * 14))
