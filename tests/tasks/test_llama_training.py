@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from frontrunner.errors import ConfigError
-from frontrunner.tasks import llama_training
+from frontrunner.tasks import experts, llama_training
 from frontrunner.tasks.experts import Recipe
 from frontrunner.tasks.tiny_llama import TinyLlama, plain_ids, train_tokenizer
 
@@ -107,3 +107,12 @@ def test_digits_are_tokens_of_their_own() -> None:
 def test_a_training_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="optimizer"):
         TinyLlama(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("each", "told"), [(1.0, "  that takes about 94 s more\n"), (0.1, "")])
+def test_what_takes_long_says_how_long(monkeypatch, capsys, each, told):
+    clock = iter(each * i for i in range(1000))
+    monkeypatch.setattr(experts.time, "monotonic", lambda: next(clock))
+    assert list(experts.paced(100)) == list(range(100))
+    assert capsys.readouterr().err == told
+    assert list(experts.paced(0)) == []

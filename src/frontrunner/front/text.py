@@ -35,6 +35,14 @@ def signed(value: float) -> str:
     return number(value) if value < 0 else "+" + number(value)
 
 
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def spread(statistic: Statistic | None) -> str:
     """``mean ± std``, as precise as the standard deviation's second digit."""
     if statistic is None:

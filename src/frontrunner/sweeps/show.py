@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from frontrunner.front.text import duration
 from frontrunner.sweeps.launcher import LOST, WAITING, State
 from frontrunner.sweeps.plan import Plan, seconds
 from frontrunner.sweeps.status import Standing
@@ -115,14 +116,6 @@ def _estimate(told: float, cells: int, unknown: int) -> str:
         return "no earlier run tells"
     text = f"about {duration(told)} of one device, by earlier runs"
     return text if not unknown else f"{text}, and {counted(unknown, 'cell')} none tells of"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 20 min``."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _row(number: str, one: Standing) -> tuple[str, ...]:

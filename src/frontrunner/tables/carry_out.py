@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from frontrunner import config as configuration
 from frontrunner.errors import FrontrunnerError
+from frontrunner.front.text import duration
 from frontrunner.sweeps import plan as plans
 from frontrunner.sweeps import show, verbs
 from frontrunner.sweeps.compose import compose_all
@@ -145,7 +146,7 @@ def preview(grid: Grid) -> str:
             state = "done"
         elif words in times:
             state, seconds = "to run", times[words]
-            text = "time unknown" if seconds is None else f"about {show.duration(seconds)}"
+            text = "time unknown" if seconds is None else f"about {duration(seconds)}"
         else:
             state = "refused" if words in problems or entry.state is None else "running"
         counts[state] += 1
@@ -172,7 +173,7 @@ def _times(runs: Mapping[Words, DictConfig], entries: Mapping[Words, Entry]) -> 
 def _whole(told: Sequence[float], runs: int) -> str:
     if not told:
         return "no earlier run tells how long"
-    text = f"about {show.duration(sum(told))} one after another, by earlier runs"
+    text = f"about {duration(sum(told))} one after another, by earlier runs"
     unknown = runs - len(told)
     return text if not unknown else f"{text}, and {show.counted(unknown, 'run')} none tells of"
 
@@ -182,4 +183,4 @@ def _say(line: str) -> None:
 
 
 def _since(began: float) -> str:
-    return show.duration(time.perf_counter() - began)
+    return duration(time.perf_counter() - began)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ from torch.optim import AdamW
 
 from frontrunner import files
 from frontrunner.errors import ConfigError
+from frontrunner.front.text import duration
 from frontrunner.seeds import derive, generator
 from frontrunner.weights.networks import named_state
 from frontrunner.weights.source import digest_of
 
 _FORMAT = 1  # changes with what training does, so that older files are not found
 _ASKED = 8  # samples of each objective
+_HEARD, _LONG = 5.0, 20.0  # seconds after which `paced` speaks, if at least so many are left
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     source = generator(seed, "expert")
     with own_stream(seed, "dropout"):
-        for _ in range(recipe.steps):
+        for _ in paced(recipe.steps):
             loss = torch.zeros(())
             for x, y, k in data:
                 picked = torch.randint(len(x), (recipe.batch_size,), generator=source)
@@ -121,6 +124,19 @@ def train(
             optimizer.step()
             schedule.step()
     network.eval()
+
+
+def paced(steps: int) -> Iterator[int]:
+    """0, 1, …, ``steps`` - 1; where these take long, it says how long soon after the start."""
+    began, told = time.monotonic(), False
+    for step in range(steps):
+        yield step
+        spent = time.monotonic() - began
+        if not told and spent > _HEARD:
+            told = True
+            left = spent / (step + 1) * (steps - step - 1)
+            if left > _LONG:
+                print(f"  that takes about {duration(left)} more", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frontrunner.seeds import generator
-from frontrunner.tasks.experts import Recipe, own_stream
+from frontrunner.tasks.experts import Recipe, own_stream, paced
 from frontrunner.tasks.text import next_token_loss
 
 WARM_UP = 0.1  # of the steps
@@ -95,7 +95,7 @@ def train(
     source = generator(seed, "language")
     offsets = torch.arange(length)
     with own_stream(seed, "dropout"):
-        for step in range(recipe.steps):
+        for step in paced(recipe.steps):
             parts = []
             for ids in texts:
                 size = (recipe.batch_size, 1)

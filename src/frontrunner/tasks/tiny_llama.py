@@ -134,7 +134,9 @@ def checkpoints(
     missing = [folder for folder in folders if not is_whole(folder)]
     if missing:
         plural = "s" if len(missing) > 1 else ""
-        print(f"training {len(missing)} tiny language model{plural} once", file=sys.stderr)
+        print(
+            f"training {len(missing)} tiny language model{plural} once", file=sys.stderr, flush=True
+        )
         with one_thread():
             _train_missing(folders, texts, settings, window, held_out, seed)
     return folders
