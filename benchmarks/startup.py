@@ -52,10 +52,10 @@ FIRST_ADAM_STEP = (
 
 
 # What a run imports, in an order that charges each library with what is its own: torch imports its
-# compiler at the first step of any optimiser, scikit-learn and torchmetrics import SciPy, and the
-# plots need matplotlib. Lightning imports all of these too.
+# compiler at the first step of any optimiser, torchmetrics imports SciPy, and the plots need
+# matplotlib. Lightning imports all of these too.
 PARTS = ["torch", "torch._dynamo", "matplotlib.pyplot", "scipy.signal"]
-PARTS += ["lightning.pytorch", "sklearn.datasets", "frontrunner.run"]
+PARTS += ["lightning.pytorch", "frontrunner.run"]
 TIME_PARTS = """
 import sys, time
 for name in sys.argv[1:]:

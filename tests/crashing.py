@@ -24,13 +24,12 @@ from typing import Any
 import lightning.pytorch
 import matplotlib.pyplot
 import plotly.graph_objects
-import sklearn.datasets
 
 from frontrunner import cli
 from frontrunner.front import points
 from frontrunner.runner import training
 
-HEAVY = (lightning.pytorch, matplotlib.pyplot, plotly.graph_objects, sklearn.datasets)
+HEAVY = (lightning.pytorch, matplotlib.pyplot, plotly.graph_objects)
 SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
 
 

@@ -14,7 +14,7 @@ from frontrunner.front import indicators
 SMALL = ["task=synthetic", "logger=none", "runner.progress=none", "runner.threads=1"]
 
 
-def solve(tmp_path: Path, *overrides: str, steps: int = 800) -> frontrunner.Run:
+def solve(tmp_path: Path, *overrides: str, steps: int = 400) -> frontrunner.Run:
     budget = [f"training.steps={steps}", "training.rounds=4", "training.learning_rate=2e-2"]
     return frontrunner.run([*SMALL, *budget, f"output={tmp_path}", *overrides])
 
@@ -40,7 +40,6 @@ def test_linear_scalarisation_of_zdt1_meets_its_closed_form(tmp_path: Path) -> N
         "method=learning/linear_scalarization",
         "points=6",
         "task.problem=zdt1",
-        steps=1500,
     )
     assert run.front.preferences is not None
     w = run.front.preferences
@@ -67,7 +66,6 @@ def test_smooth_chebyshev_meets_the_minimiser_of_a_one_dimensional_search(tmp_pa
         "points=5",
         "task.problem=vlmop2",
         "method.mu=0.1",
-        steps=1500,
     )
     assert run.front.preferences is not None
 
@@ -98,14 +96,14 @@ def test_decisions_stay_in_bounds_and_evaluate_to_the_front(tmp_path: Path) -> N
 
 def test_adaptive_vectors_reach_the_best_hypervolume_from_random_ones(tmp_path: Path) -> None:
     words = ["experiment=gmooar_synthetic", "task.problem=dtlz2", "points=5", "seed=3"]
-    run = frontrunner.run([*SMALL[1:], *words, "training.steps=1500", f"output={tmp_path}"])
+    run = frontrunner.run([*SMALL[1:], *words, "training.steps=1000", f"output={tmp_path}"])
     best = run.task.problem.best_hypervolume(5, (1.1, 1.1))
     assert run.front.hypervolume() >= 0.998 * best
 
 
 def test_uniform_vectors_space_a_quarter_circle_evenly(tmp_path: Path) -> None:
     words = ["experiment=gmooar_synthetic", "task.problem=dtlz2", "method.upper=u"]
-    run = frontrunner.run([*SMALL[1:], *words, f"output={tmp_path}"])
+    run = frontrunner.run([*SMALL[1:], *words, "training.steps=1500", f"output={tmp_path}"])
     gap = indicators.uniformity(run.front.minimised)
     assert gap is not None
     assert gap >= 0.95 * 2 * np.sin(np.pi / (4 * 14))

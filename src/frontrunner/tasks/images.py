@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from frontrunner.errors import ConfigError, DataError
 from frontrunner.front.objective import Objective
 from frontrunner.tasks.base import Batch, Model, Split, Task, tensor_splits
+from frontrunner.tasks.digits import digits
 from frontrunner.tasks.overlay import Labelled, read_images
 
 
@@ -153,10 +154,7 @@ class Images(Task):
         """The images to train on, and those of the test files if there are both."""
         if self._read is None:
             if self.source == "digits":
-                from sklearn.datasets import load_digits
-
-                images, labels = load_digits(return_X_y=True)
-                self._read = (images.reshape(-1, 8, 8), labels), None
+                self._read = digits(), None
             else:
                 train, test = (read_images(self.source, part) for part in ("train", "test"))
                 first = train if train is not None else test

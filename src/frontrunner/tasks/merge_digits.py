@@ -16,6 +16,7 @@ from frontrunner.errors import ConfigError, DataError
 from frontrunner.front.objective import Objective
 from frontrunner.models.conditioning import build_network
 from frontrunner.tasks.base import Batch, Model, Split
+from frontrunner.tasks.digits import digits
 from frontrunner.tasks.domains import Domains
 from frontrunner.tasks.experts import Recipe, own_stream, trained
 from frontrunner.tasks.merging import MergingTask
@@ -231,13 +232,11 @@ class MergeDigits(ImageExperts):
     input_shape = (1, 8, 8)
 
     def images(self) -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
+        images, labels = digits()
         order = np.random.default_rng(self.split_seed).permutation(len(images))
         cuts = np.split(order, [700, 1000, 1300])
         return (
-            torch.as_tensor(images.reshape(-1, 1, 8, 8) / 16.0, dtype=torch.float32),
+            torch.as_tensor(images[:, None] / 16.0, dtype=torch.float32),
             torch.as_tensor(labels),
             dict(zip(("experts", "train", "validation", "test"), cuts, strict=True)),
         )

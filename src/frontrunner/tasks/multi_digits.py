@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from frontrunner.errors import ConfigError
 from frontrunner.front.objective import Objective
 from frontrunner.tasks.base import Batch, Model, Split, Task, tensor_splits
+from frontrunner.tasks.digits import digits
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -64,10 +65,8 @@ class MultiDigits(Task):
         self.input_shape = (1, 8, 8 + shift)
 
     def load(self) -> dict[Split, Dataset[Batch]]:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
-        images = images.reshape(-1, 8, 8) / 16.0
+        images, labels = digits()
+        images = images / 16.0
         rng = np.random.default_rng(self.split_seed)
         # No digit image appears in two splits: pairs are drawn within a split only.
         order = rng.permutation(len(images))
