@@ -158,8 +158,8 @@ def open_folder(folder: str | os.PathLike[str], refit: bool = True) -> SparseSet
 
     Args:
         folder: as ``frontrunner export --format compact`` wrote it.
-        refit: False makes models without the refit that the run has; by default such a folder
-            gives only those that the run does not refit.
+        refit: False makes models without the refit that the run has, if it has specialists; by
+            default such a folder gives only those that the run does not refit.
 
     Raises:
         RunError: not such a folder, or a file is missing or damaged.
@@ -172,7 +172,7 @@ def open_folder(folder: str | os.PathLike[str], refit: bool = True) -> SparseSet
         rule = Interpolation(**described["interpolation"]) if described["interpolation"] else None
         preferences, anchors = described["preferences"], described["anchors"]
         if rule and rule.refit != "none":
-            if refit:
+            if refit or len(anchors) == 1:
                 anchors = anchors[:1] if rule.refit == "admm" else anchors
                 rule, preferences = None, anchors
             else:

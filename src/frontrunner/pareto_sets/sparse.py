@@ -85,7 +85,7 @@ class SparseSet(ParetoSet):
         task: supplies the dense model.
         store: the pruned blocks.
         anchors: (a, m), the preference of each model that is stored. With an ``interpolation``: the
-            equal preference, then the one-hot ones in order.
+            equal preference, then the one-hot ones in order, which ``refit=admm`` does without.
         preferences: (n, m), which make up the front.
         interpolation: how other preferences are answered; None answers anchors alone.
     """

@@ -202,11 +202,14 @@ def _run(
         before = primary.mask
         growth = 1.3 if change >= 0.1 * kept else 1.2 if change >= 0.005 * kept else 1.1
         rho = min(rho * growth, _LARGEST)
-    result = primary.d
-    if not bool(result.isfinite().all()):
-        raise DataError(f"{problem.what}: pruning did not stay finite")
+    _refuse_not_finite(primary.d, problem.what)
     core = chains[1].mask if nested else None
-    return Solution(result, primary.mask, core, iteration, residuals)
+    return Solution(primary.d, primary.mask, core, iteration, residuals)
+
+
+def _refuse_not_finite(weight: Tensor, what: str) -> None:
+    if not bool(weight.isfinite().all()):
+        raise DataError(f"{what}: pruning did not stay finite")
 
 
 @dataclass
@@ -233,7 +236,7 @@ def follow(problem: Quadratic, jobs: Sequence[Job], penalties: Sequence[float]) 
     constant ρ, a sparse start and a core this is stage 2 of MOSP.
 
     Raises:
-        DataError: H + ρI is singular.
+        DataError: H + ρI is singular, or the iterates are not finite.
     """
     chains = [_Chain(job.start) for job in jobs]
     linear = [job.dense @ problem.matrix for job in jobs]
@@ -245,6 +248,8 @@ def follow(problem: Quadratic, jobs: Sequence[Job], penalties: Sequence[float]) 
                 chain.right_side(given, rho, buffer)
                 chain.accept(buffer @ inverse, rho)
                 chain.select(job.pattern, job.core)
+    for chain in chains:
+        _refuse_not_finite(chain.d, problem.what)
     return [
         Solution(chain.d, chain.mask, job.core, len(penalties))
         for chain, job in zip(chains, jobs, strict=True)

@@ -246,7 +246,7 @@ def objective(chosen: SparseSet, preference: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("preference", BETWEEN, ids=str)
-def test_refits_lower_the_objective_of_a_preference(fit, preference) -> None:
+def test_refits_lower_the_objective_away_from_equal_preferences(fit, preference) -> None:
     chosen = fit("method.refit=pcg")
     none, pcg, admm = (
         objective(by(chosen, refit=refit), preference) for refit in ("none", "pcg", "admm")
@@ -274,6 +274,20 @@ def test_a_refit_by_admm_answers_one_hot_preferences_anew_and_equal_ones_by_the_
         assert sum(objective(anew, preference)) < sum(objective(stays, preference))
     for (_, a), (_, b) in zip(anew.pruned([0.5, 0.5]), stays.pruned([0.5, 0.5]), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("keep_core", [True, False])
+def test_a_refit_by_admm_makes_what_it_uses_alone(fit, keep_core) -> None:
+    whole = by(fit("method.refit=pcg"), refit="admm", keep_core=keep_core)
+    lean = fit("method.refit=admm", f"method.keep_core={keep_core}")
+    assert lean.anchors.tolist() == [[0.5, 0.5]]
+    for block, layer, models in stored(lean):
+        assert len(models) == 1
+        assert (block.core(layer) is not None) == keep_core
+    assert lean.stored_parameters < whole.stored_parameters
+    for preference in ([0.5, 0.5], [1.0, 0.0], *BETWEEN):
+        for (_, a), (_, b) in zip(lean.pruned(preference), whole.pruned(preference), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_specialists_are_better_on_their_own_data(fit) -> None:

@@ -30,7 +30,8 @@ class MOSP(ALPS):
         power: p of the map λ -> λ'.
         scores: ``raw`` or ``scaled``, see `Interpolation`.
         refit: ``none``, ``pcg`` or ``admm``, see `Interpolation`. Gram matrices are then kept on
-            disk: m c² numbers in float32 for each group of layers with c inputs.
+            disk: m c² numbers in float32 for each group of layers with c inputs. ``admm`` uses no
+            specialists, and none are made.
         keep_core: whether models that are not stored keep the core (as printed).
         refit_steps: of conjugate gradients in a refit.
         refit_iterations: of ADMM in a refit.
@@ -82,6 +83,11 @@ class MOSP(ALPS):
         self.task_rho = positive("method.task_rho", task_rho)
         self.task_steps = whole("method.task_steps", task_steps, zero=True)
         self.prefix = choice("method.prefix", prefix, ("primary", "task"))
+        self.specialised = refit != "admm"
+        if prefix == "task" and not self.specialised:
+            raise ConfigError(
+                "method.prefix=task is of specialists, and method.refit=admm has none"
+            )
 
     def switches(self) -> dict[str, Any]:
         return {
@@ -98,7 +104,8 @@ class MOSP(ALPS):
         self.lattice(task.m)
 
     def anchors(self, m: int) -> Array:
-        return np.vstack([np.full((1, m), 1.0 / m), np.eye(m)])
+        primary = np.full((1, m), 1.0 / m)
+        return np.vstack([primary, np.eye(m)]) if self.specialised else primary
 
     def passes(self, anchors: Array) -> int:
         return 1
@@ -122,19 +129,19 @@ class MOSP(ALPS):
         self, groups: Sequence[Group], devices: Devices, m: int
     ) -> Mapping[str, Models]:
         """The primary of every group of layers, and then every specialist."""
+        # The core's share; nothing but specialists and `keep_core` looks at the core.
+        alpha = self.alpha if self.specialised or self.interpolation.keep_core else 0.0
 
         def shared(group: Group, device: str) -> dict[str, Models]:
             gram = weighted(group.grams[:m], np.ones(m), device)
             problem = self.problem(gram, group.name)
             found = {}
             for name, dense in group.dense.items():
-                nested = self.alpha if self.core == "admm" else 0.0
+                nested = alpha if self.core == "admm" else 0.0
                 models = self.primary(problem, dense, group.patterns[name], nested)
-                if models.core is None and self.alpha > 0:
+                if models.core is None and alpha > 0:
                     scores = problem.scaled(models.weights[0]).abs()
-                    models.core, _ = group.patterns[name].core(
-                        scores, models.supports[0], self.alpha
-                    )
+                    models.core, _ = group.patterns[name].core(scores, models.supports[0], alpha)
                 found[name] = models
             return found
 
@@ -147,7 +154,7 @@ class MOSP(ALPS):
         jobs = [
             (group, primary, j)
             for group, primary in zip(groups, primaries, strict=True)
-            for j in range(m)
+            for j in range(m if self.specialised else 0)
         ]
         for (_, primary, _), own in zip(jobs, devices.map(special, jobs), strict=True):
             for name, models in own.items():
