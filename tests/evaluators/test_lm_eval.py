@@ -479,6 +479,20 @@ def test_two_tasks_for_two_domains_are_not_taken_for_the_domains(task, merged):
     assert not front.aligned
 
 
+def test_of_a_pruned_model_scores_before_pruning_are_kept_and_equal_preferences_scored(tmp_path):
+    small = ["model.width=16", "model.layers=1", "model.heads=2", "model.base_steps=3"]
+    small += ["task.segments=4", "task.windows={train:8,validation:2,test:2}", "points=3"]
+    words = ["task=text_domains", "method=pruning/mosp", "method.sparsity=0.9", *small]
+    more = [f"evaluator.tasks=[{PROSE},{CHOICE}]", "evaluator.points=3", "evaluator.limit=4"]
+    more += ["logger=none", "runner.progress=none", f"output={tmp_path}"]
+    front = frontrunner.run([*words, "evaluator=lm_eval", *more]).front
+    assert list(front.info["dense"]) == [o.name for o in front.objectives]
+    assert front.info["dense"][front.objectives[0].name] not in front.values[:, 0]
+    # A lattice of three points for three objectives is the one-hot preferences alone.
+    np.testing.assert_allclose(front.preferences[-1], 1 / 3)
+    assert len(front.values) == 4
+
+
 def test_the_same_score_as_by_the_command_on_an_exported_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tasks = f"[{PROSE},{CHOICE},{EXACT}]"

@@ -270,6 +270,8 @@ def test_what_does_not_stay_finite_is_named() -> None:
     dense[0, 0] = math.nan
     with pytest.raises(DataError, match="Gram matrix: pruning did not stay finite"):
         admm(problem, dense, Unstructured(0.5), Schedule(limit=2))
+    with pytest.raises(DataError, match="Gram matrix: pruning did not stay finite"):
+        follow(problem, [Job(dense, dense, Unstructured(0.5))], [0.5])
 
 
 # ---------------------------------------------------------------------- specialists

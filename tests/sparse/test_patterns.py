@@ -237,6 +237,9 @@ def test_sparsities_outside_0_to_1_are_refused(bad) -> None:
     for make in (Unstructured, Rows, lambda share: Blocks(share, 8)):
         with pytest.raises(ConfigError, match="above 0 and below 1"):
             make(bad)
+    for pattern in ("unstructured", "2:4"):  # which has its own, but a slip is a slip
+        with pytest.raises(ConfigError, match="above 0 and below 1"):
+            parse(pattern, bad)
 
 
 @pytest.mark.parametrize("bad", ["0:4", "4:4", "5:4"])

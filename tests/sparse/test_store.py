@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from frontrunner.errors import RunError
+from frontrunner.errors import DataError, RunError
 from frontrunner.sparse.store import Models, Pruned, Store
 
 LAYERS = [
@@ -42,6 +42,15 @@ def fill(store: Store, blocks: int = 2, keep: bool = True, dtype: torch.dtype = 
 
 def names(folder) -> list[str]:
     return sorted(os.listdir(folder))
+
+
+def test_values_that_a_precision_does_not_hold_are_named(tmp_path):
+    large = models(0)
+    large["b.0.up.weight"].weights[1] *= 1e6
+    dtypes = {layer.name: torch.float16 for layer in LAYERS}
+    with pytest.raises(DataError, match=r"'b.0.up.weight' has values beyond torch.float16"):
+        Store(tmp_path).add(0, 0, [0, 1, 2], LAYERS, large, dtypes, grams(0), False, 1)
+    assert not names(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

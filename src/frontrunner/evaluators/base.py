@@ -16,9 +16,10 @@ from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
 from frontrunner.front.points import PointLog
 from frontrunner.pareto_sets.base import ParetoSet
-from frontrunner.preferences import chosen
+from frontrunner.preferences import chosen, with_uniform
 from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks.base import Task
+from frontrunner.tasks.pruning import PruningTask
 
 Array = NDArray[np.float64]
 
@@ -114,6 +115,13 @@ class Evaluator(ABC):
         """Identifies weights, preferences and settings; points logged under it can be reused."""
         return f"{pareto_set.digest()}-{self.what}-{self.split}-{self.points}"
 
+    def preferences(self, pareto_set: ParetoSet, task: Task) -> Array:
+        """Those that are scored, (n, m); of a pruned model the equal one is among them."""
+        if self.points is None:
+            return pareto_set.preferences
+        found = chosen(task.m, self.points)
+        return with_uniform(found) if isinstance(task, PruningTask) else found
+
     def _asked_for(self, pareto_set: ParetoSet, task: Task) -> tuple[str, ...]:
         """What the entries of a preference ask for, where that is not the objectives in order."""
         names = tuple(o.name for o in task.objectives)
@@ -137,7 +145,7 @@ class Evaluator(ABC):
         Raises:
             FrontError: an objective is not finite; the preference is named.
         """
-        preferences = pareto_set.preferences if self.points is None else chosen(task.m, self.points)
+        preferences = self.preferences(pareto_set, task)
         done: dict[int, dict[str, Any]] = log.done() if log else {}
         found = {i: (done[i]["values"], done[i]["cost"]) for i in done}
         own = range(ranks.rank, len(preferences), ranks.world)

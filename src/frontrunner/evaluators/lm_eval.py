@@ -34,6 +34,7 @@ from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks import causal_lm
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.language import LanguageTask
+from frontrunner.tasks.pruning import PruningTask
 
 FOLDER = "lm_eval"  # in a run's directory: frontrunner's own tasks, and samples
 
@@ -174,12 +175,19 @@ class LmEval(Evaluator):
         device: torch.device | str = "cpu",
         ranks: Ranks = ALONE,
     ) -> Front:
+        """As elsewhere; of a pruned model, ``info["dense"]`` has the scores before pruning, in the
+        first process."""
         self._directory = log.path.parent / FOLDER if log else None
         if self._directory and self.loaded.folder and ranks.rank == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
             for path in self.loaded.folder.glob("*.yaml"):
                 shutil.copyfile(path, self._directory / path.name)
-        return super().evaluate(pareto_set, task, log, device, ranks)
+        if not isinstance(task, PruningTask) or ranks.rank:
+            return super().evaluate(pareto_set, task, log, device, ranks)
+        dense, _ = self._scores(task.network().to(device), task, "dense")
+        front = super().evaluate(pareto_set, task, log, device, ranks)
+        names = [objective.name for objective in front.objectives]
+        return front.with_info({"dense": dict(zip(names, dense.tolist(), strict=True))})
 
     def score(
         self, pareto_set: ParetoSet, task: Task, preference: Array, device: torch.device | str
@@ -195,9 +203,11 @@ class LmEval(Evaluator):
             FrontError: lm-eval failed, or did not report a metric.
         """
         pareto_set.to(device)
-        network = causal_lm.original(pareto_set.materialize(preference))
         where = "_".join(f"{p:.4g}" for p in preference)
-        results = self.results(network, task, where)
+        return self._scores(pareto_set.materialize(preference), task, where)
+
+    def _scores(self, network: nn.Module, task: Task, where: str) -> tuple[Array, dict[str, float]]:
+        results = self.results(causal_lm.original(network), task, where)
         values, errors = [], {}
         for target in self.loaded.targets:
             scores, key = results[target.task], f"{target.metric},{target.filter}"

@@ -214,6 +214,7 @@ def parse(pattern: str, sparsity: float) -> Pattern:
     Raises:
         ConfigError: neither, or a sparsity outside (0, 1).
     """
+    unstructured = Unstructured(sparsity)
     found = re.fullmatch(r"(\d+):(\d+)", str(pattern))
     if found:
         return NM(int(found[1]), int(found[2]))
@@ -221,7 +222,7 @@ def parse(pattern: str, sparsity: float) -> Pattern:
         # YAML reads a bare 2:4 as a number to base 60.
         hint = "; in a YAML file write it in quotes" if isinstance(pattern, int) else ""
         raise ConfigError(f"pattern '{pattern}' is neither unstructured nor N:M, such as 2:4{hint}")
-    return Unstructured(sparsity)
+    return unstructured
 
 
 def pattern_of(words: str) -> Pattern:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from frontrunner import files
-from frontrunner.errors import RunError, first_line
+from frontrunner.errors import DataError, RunError, first_line
 from frontrunner.sparse.compact import expand, pack, unpack
 from frontrunner.weights.files import dtypes
 
@@ -158,6 +158,7 @@ class Store:
         """Write one of ``total`` blocks, Gram matrices first: a block that is there is whole.
 
         Raises:
+            DataError: a value that the precision of its layer does not hold.
             RunError: the disk is full; the file is absent then.
         """
         tensors: dict[str, Tensor] = {}
@@ -167,6 +168,11 @@ class Store:
                 tensors[f"{layer.name}.core"] = pack(found.core)
             for anchor, weight, support in zip(anchors, found.weights, found.supports, strict=True):
                 values = weight[support].to(precisions[layer.name]).cpu()
+                if not bool(values.isfinite().all()):
+                    raise DataError(
+                        f"'{layer.name}' has values beyond {precisions[layer.name]} once it is "
+                        "pruned; try model.dtype=float32"
+                    )
                 tensors[f"{layer.name}.values.{anchor}"] = values
                 tensors[f"{layer.name}.support.{anchor}"] = pack(support)
         for group, matrices in grams.items():

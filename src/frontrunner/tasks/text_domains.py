@@ -98,7 +98,8 @@ class TextDomains(PruningTask, LanguageTask):
         if len(self.sources) < 2:
             raise ConfigError(f"task.texts needs at least two domains, not {list(self.sources)}")
         self.windows = window_counts(windows, WINDOWS)
-        self.segments, self.length = segments, segment_length or window
+        self.segments = segments
+        self.length = window if segment_length is None else segment_length
         if min(window, self.length) < 2 or segments < 1 or batch_windows < 1:
             raise ConfigError(
                 "task.window and task.segment_length must be at least 2, task.segments and "

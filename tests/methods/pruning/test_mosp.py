@@ -371,6 +371,7 @@ def test_scaled_scores_choose_other_entries(fit) -> None:
         {"scores": "both"},
         {"refit": "cg"},
         {"prefix": "dense"},
+        {"prefix": "task", "refit": "admm"},
         {"task_rho": 0},
         {"task_steps": -1},
         {"refit_steps": 0},

@@ -168,11 +168,13 @@ class Blockwise:
             if not done[b]:
                 self._prune(number, b, anchors, streams, hidden, solve, keep_grams, replicas)
             start = time.perf_counter()
-            # What no later block is pruned with need not be sent on.
-            if streams and not all(done[b + 1 :]):
-                self._forward(number, b, anchors, streams, hidden, replicas)
-            for layer in self.decoder.layers[b]:
-                layer.weight(block).copy_(dense[layer.name])
+            try:
+                # What no later block is pruned with need not be sent on.
+                if streams and not all(done[b + 1 :]):
+                    self._forward(number, b, anchors, streams, hidden, replicas)
+            finally:
+                for layer in self.decoder.layers[b]:
+                    layer.weight(block).copy_(dense[layer.name])
             self.seconds["calibration"] += time.perf_counter() - start
             self.report()
 
