@@ -312,6 +312,11 @@ def build(config: DictConfig) -> tuple[Task, Method, Evaluator]:
             "evaluator=cost_quality is for methods whose models differ in cost, such as "
             "method=coresets/random; choose another evaluator"
         )
+    if evaluator.points is not None and not method.answers_any:
+        raise ConfigError(
+            f"evaluator.points={evaluator.points}: this method makes models for preferences of its "
+            "own and answers no others; leave evaluator.points out"
+        )
     tracker = configuration.build(config.logger, _partial_=True)
     tracker(directory=Path("."), run_id="check").check()
     return task, method, evaluator

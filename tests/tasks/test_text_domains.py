@@ -144,6 +144,7 @@ def test_experts_that_are_none_are_no_reason(copied, pruning, work) -> None:
         (["task.segment_length=33"], "must be at most 32"),
         (["task.window=1"], "must be at least 2"),
         (["task.segment_length=0"], "must be at least 2"),
+        (["evaluator.points=3"], "answers no others; leave evaluator.points out"),
         (["task.windows.test=0"], "task.windows.test=0 must be at least 1"),
     ],
 )

@@ -19,10 +19,12 @@ class Method(ABC):
         distributed: whether the other processes of a run have a part in it; if not, they wait for
             the Pareto set, to score it.
         counts_costs: whether the Pareto set knows what each of its models took to make.
+        answers_any: whether the Pareto set answers preferences that it was not made for.
     """
 
     distributed = True
     counts_costs = False
+    answers_any = True
 
     def check(self, task: Task) -> None:  # noqa: B027 - most methods take every task
         """Fail before anything is spent if this method cannot take this task.

@@ -63,6 +63,7 @@ class Pruner(Method):
     data = True
     # One process uses all its devices.
     distributed = False
+    answers_any = False
 
     def __init__(
         self,

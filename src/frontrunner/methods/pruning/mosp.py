@@ -44,6 +44,8 @@ class MOSP(ALPS):
     See `ALPS` for the others.
     """
 
+    answers_any = True
+
     def __init__(
         self,
         points: int,
