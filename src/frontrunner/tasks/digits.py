@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 _FILE = "datasets/data/digits.csv.gz"  # of the package
 
 
-def digits() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+def digits() -> tuple[NDArray[Any], NDArray[Any]]:
     """Images (1797, 8, 8) in [0, 16] and labels (1797,), those of ``sklearn.datasets.load_digits``.
 
     They are read from scikit-learn's file where it is in its place: importing scikit-learn, and
