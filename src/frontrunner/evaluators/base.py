@@ -84,6 +84,10 @@ class Evaluator(ABC):
         """`scored` at several preferences (k, m)."""
         return [self.scored(pareto_set, task, p, device) for p in preferences]
 
+    def score_dense(self, task: Task, device: torch.device | str) -> Array | None:
+        """The objectives of the model that was pruned, (m,); None where they are not measured."""
+        return None
+
     def info(self, task: Task) -> dict[str, Any]:
         """What the front's ``info`` says of how it was scored; JSON values."""
         return {}
@@ -140,11 +144,16 @@ class Evaluator(ABC):
         """Score a Pareto set. Points already in ``log`` are not scored again.
 
         Of several processes, process r of W scores the preferences r, r + W, …; all of them have to
-        call this, each with a log of its own, and all get the same front.
+        call this, each with a log of its own, and all get the same front. Of a pruned model,
+        ``info["dense"]`` has the objectives before pruning, in the first process.
 
         Raises:
             FrontError: an objective is not finite; the preference is named.
         """
+        dense = None
+        if isinstance(task, PruningTask) and not ranks.rank:
+            # First, and not kept: a device may have no room for two models.
+            dense = self.score_dense(task, device)
         preferences = self.preferences(pareto_set, task)
         done: dict[int, dict[str, Any]] = log.done() if log else {}
         found = {i: (done[i]["values"], done[i]["cost"]) for i in done}
@@ -170,7 +179,7 @@ class Evaluator(ABC):
         objectives, reference = self.axes(task)
         if self.reference_point is not None:
             reference = self.reference_point
-        return Front(
+        front = Front(
             objectives=objectives,
             values=np.array([values for values, _ in points]),
             preferences=preferences,
@@ -180,3 +189,7 @@ class Evaluator(ABC):
             costs=tuple(cost for _, cost in points),
             info=self.info(task),
         )
+        if dense is None:
+            return front
+        names = [objective.name for objective in objectives]
+        return front.with_info({"dense": dict(zip(names, dense.tolist(), strict=True))})

@@ -34,7 +34,6 @@ from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks import causal_lm
 from frontrunner.tasks.base import Task
 from frontrunner.tasks.language import LanguageTask
-from frontrunner.tasks.pruning import PruningTask
 
 FOLDER = "lm_eval"  # in a run's directory: frontrunner's own tasks, and samples
 
@@ -175,19 +174,15 @@ class LmEval(Evaluator):
         device: torch.device | str = "cpu",
         ranks: Ranks = ALONE,
     ) -> Front:
-        """As elsewhere; of a pruned model, ``info["dense"]`` has the scores before pruning, in the
-        first process."""
         self._directory = log.path.parent / FOLDER if log else None
         if self._directory and self.loaded.folder and ranks.rank == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
             for path in self.loaded.folder.glob("*.yaml"):
                 shutil.copyfile(path, self._directory / path.name)
-        if not isinstance(task, PruningTask) or ranks.rank:
-            return super().evaluate(pareto_set, task, log, device, ranks)
-        dense, _ = self._scores(task.network().to(device), task, "dense")
-        front = super().evaluate(pareto_set, task, log, device, ranks)
-        names = [objective.name for objective in front.objectives]
-        return front.with_info({"dense": dict(zip(names, dense.tolist(), strict=True))})
+        return super().evaluate(pareto_set, task, log, device, ranks)
+
+    def score_dense(self, task: Task, device: torch.device | str) -> Array:
+        return self._scores(task.network().to(device), task, "dense")[0]
 
     def score(
         self, pareto_set: ParetoSet, task: Task, preference: Array, device: torch.device | str

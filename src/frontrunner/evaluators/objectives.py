@@ -12,15 +12,11 @@ import torch
 
 from frontrunner.errors import ConfigError
 from frontrunner.evaluators.base import Array, Evaluator
-from frontrunner.front.front import Front
 from frontrunner.front.objective import Objective
-from frontrunner.front.points import PointLog
 from frontrunner.methods.base import choice, whole
 from frontrunner.pareto_sets.base import ParetoSet
 from frontrunner.pareto_sets.conditioned import ConditionedNetwork
-from frontrunner.runner.ranks import ALONE, Ranks
 from frontrunner.tasks.base import Measure, Split, Task
-from frontrunner.tasks.pruning import PruningTask
 
 
 class Objectives(Evaluator):
@@ -96,29 +92,14 @@ class Objectives(Evaluator):
         )
         return [(point, {}) for point in values]
 
-    def evaluate(
-        self,
-        pareto_set: ParetoSet,
-        task: Task,
-        log: PointLog | None = None,
-        device: torch.device | str = "cpu",
-        ranks: Ranks = ALONE,
-    ) -> Front:
-        """As elsewhere; of a pruned model, ``info["dense"]`` has the objectives before pruning, in
-        the first process."""
-        if not isinstance(task, PruningTask) or ranks.rank:
-            return super().evaluate(pareto_set, task, log, device, ranks)
-        # First, and not kept: a device may have no room for two models.
-        values = task.measure(
+    def score_dense(self, task: Task, device: torch.device | str) -> Array:
+        return task.measure(
             task.network().to(device),
             self.split,
             what=self.what,
             device=device,
             batch_size=self.batch_size,
         )
-        front = super().evaluate(pareto_set, task, log, device, ranks)
-        names = [objective.name for objective in task.objectives]
-        return front.with_info({"dense": dict(zip(names, values.tolist(), strict=True))})
 
     def axes(self, task: Task) -> tuple[tuple[Objective, ...], Sequence[float]]:
         if self.what == "accuracies":
